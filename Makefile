@@ -1,0 +1,74 @@
+# The one list of commands. Each sets itself up: Python packages from requirements.lock
+# into .venv, and missing system packages through apt, where that is allowed.
+
+PYTHON_DIRS := accounts bench controlpanel images servers sharing tests tools manage.py
+PYTEST_WORKERS ?= 0
+# Settings as in production, for the checks.
+CHECK_ENV := SECRET_KEY=only-for-the-checks-0123456789-abcdefghij-klmnopqrstuvwxyz \
+	ALLOWED_HOSTS=panel.example.com DATA_DIR=var/check DEBUG=false
+WITH_POSTGRES := python -m tools.postgres --database check var/test-postgres
+
+# PORT= and DATA_DIR= given to make reach the demo.
+export PORT DATA_DIR
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help demo demo-reset bench test lint types check unit browser test-pg15 lock \
+	set-up demo-packages test-packages
+
+help:
+	@echo "make demo        run the panel with demo data on http://127.0.0.1:8000"
+	@echo "                 (PORT=8001 and DATA_DIR=folder change these)"
+	@echo "make demo-reset  throw the demo's data away"
+	@echo "make test        everything that has to pass: lint types check unit"
+	@echo "make unit        the tests alone, the browser's included (ARGS= for pytest)"
+	@echo "make browser     the browser's tests alone"
+	@echo "make test-pg15   the tests on PostgreSQL 15"
+	@echo "make bench       measure the pages (ARGS= for the benchmark)"
+	@echo "make lock        resolve requirements.lock anew from pyproject.toml"
+
+demo: set-up demo-packages
+	python -m tools.demo
+
+demo-reset: set-up
+	python -m tools.demo --reset
+
+bench: set-up
+	python -m bench $(ARGS)
+
+test: set-up test-packages lint types check unit
+
+lint: set-up
+	ruff check .
+	ruff format --check .
+	djade --check $$(find templates -name "*.html")
+
+types: set-up
+	DATABASE_URL=$${DATABASE_URL:-postgresql://app@/panel} \
+		$(CHECK_ENV) mypy $(wildcard $(PYTHON_DIRS))
+
+check: set-up
+	$(WITH_POSTGRES) env $(CHECK_ENV) python manage.py check --deploy --fail-level WARNING
+	$(WITH_POSTGRES) env $(CHECK_ENV) python manage.py makemigrations --check --dry-run
+
+unit: set-up test-packages
+	pytest --cov --cov-report=term -n $(PYTEST_WORKERS) $(ARGS)
+
+browser: set-up test-packages
+	pytest -m browser $(ARGS)
+
+test-pg15: set-up test-packages
+	PG_BIN=/usr/lib/postgresql/15/bin pytest $(ARGS)
+
+lock:
+	tools/lock
+
+set-up:
+	@tools/bootstrap
+
+# Without them the panel starts all the same and says what is missing.
+demo-packages:
+	@tools/system-packages demo || true
+
+test-packages:
+	@tools/system-packages test || true

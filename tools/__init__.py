@@ -1,0 +1,1 @@
+"""Tooling for developers and for the demo. The panel itself imports none of it."""
