@@ -1,0 +1,10 @@
+from django.conf import settings
+from django.http import HttpRequest
+
+
+def product(request: HttpRequest) -> dict[str, str]:
+    """The names that every template may use."""
+    return {
+        "product_name": settings.PRODUCT_NAME,
+        "support_email": settings.SUPPORT_EMAIL,
+    }

@@ -1,0 +1,22 @@
+from django.contrib import admin
+from django.urls import include, path, register_converter
+from django.urls.converters import StringConverter
+
+
+class AccountNumberConverter(StringConverter):
+    """A number that is a name: kept as text, and no word can be taken for it."""
+
+    regex = "[0-9]{8}"
+
+
+register_converter(AccountNumberConverter, "account")
+
+urlpatterns = [
+    path("", include("accounts.urls")),
+    path("admin/", admin.site.urls),
+    path("<account:account_number>/", include("accounts.account_urls")),
+    path("<account:account_number>/", include("images.urls")),
+]
+handler403 = "controlpanel.errors.forbidden"
+handler404 = "controlpanel.errors.not_found"
+handler500 = "controlpanel.errors.server_error"

@@ -1,0 +1,443 @@
+"""The life of a share: the producer's account offers it, the consumer's answers.
+
+    (offer)  -> pending -> accepted -> rejected
+                pending -> rejected
+    (revoke) deletes a share in any state; only then can it be offered again.
+             Deleting the image revokes all its shares.
+
+The panel follows these arrows; the Cloud Images API lets the consumer set any
+status at any time. Every change goes through a verb below and leaves one
+ShareEvent in the same transaction.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import cast
+
+from django.conf import settings
+from django.contrib.postgres.indexes import GinIndex, OpClass
+from django.db import models, transaction
+from django.db.models import F, Q, Value
+from django.utils import timezone
+
+from accounts.models import Account, Region, User
+from accounts.regions import RegionChoice
+from controlpanel.http import Conflict
+from images.models import Image
+
+
+class ShareConflict(Conflict):
+    """The share is not in a state that allows this change."""
+
+
+class ImageShareQuerySet(models.QuerySet["ImageShare"]):
+    def pending(self) -> ImageShareQuerySet:
+        return self.filter(status=ImageShare.Status.PENDING)
+
+    def accepted(self) -> ImageShareQuerySet:
+        return self.filter(status=ImageShare.Status.ACCEPTED)
+
+    def received_by(self, account: Account) -> ImageShareQuerySet:
+        return self.filter(consumer=account)
+
+    def sent_by(self, account: Account) -> ImageShareQuerySet:
+        return self.filter(image__owner=account)
+
+    def in_region(self, region: RegionChoice | None) -> ImageShareQuerySet:
+        """Shares of one region's images, or of all when none is given."""
+        return self.filter(region=region.code) if region else self.all()
+
+    @transaction.atomic
+    def offer(
+        self, image: Image, *, to: str, by: User, message: str = ""
+    ) -> ImageShare:
+        """Offer the image to the account with this number, known to us or not."""
+        locked = self._lock_for_offer(image, to)
+        consumer = Account.objects.filter(pk=to).first()
+        share = self._make(locked, to, consumer, by=by, message=message)
+        share.record(
+            side=ShareEvent.Side.PRODUCER, by=by, to_status=ImageShare.Status.PENDING
+        )
+        return share
+
+    @transaction.atomic
+    def offer_and_accept(
+        self, image: Image, *, to: Account, by: User, answered_by: User
+    ) -> ImageShare:
+        """Share with an account whose user, with the right role, has agreed to it."""
+        locked = self._lock_for_offer(image, to.pk)
+        share = self._make(locked, to.pk, to, by=by)
+        share.record(
+            side=ShareEvent.Side.PRODUCER,
+            by=by,
+            to_status=ImageShare.Status.PENDING,
+            note=WITH_ROLE,
+        )
+        share._move(
+            ImageShare.Status.ACCEPTED, ACCEPTABLE_FROM, by=answered_by, note=WITH_ROLE
+        )
+        return share
+
+    def _lock_for_offer(self, image: Image, number: str) -> Image:
+        """The image as it is now, kept from changing until the offer is made."""
+        # Locked, so that it is not deleted in the meantime: delete_with_shares waits.
+        # It also makes simultaneous offers queue, so that none passes the limit.
+        locked = Image.objects.select_for_update().filter(pk=image.pk).first()
+        if locked is None:
+            raise ShareConflict(f"{image} has been deleted.")
+        if locked.is_base:
+            raise ShareConflict("A base image is there for everyone already.")
+        if number == locked.owner_id:
+            raise ShareConflict("This is your own account.")
+        if not locked.is_active:
+            raise ShareConflict(
+                f"{image} cannot be shared: it is {locked.get_status_display()}."
+            )
+        limit = settings.SHARING["members_per_image"]
+        if len(self.filter(image=locked).values_list("pk")[:limit]) >= limit:
+            raise ShareConflict(f"An image is shared with at most {limit} accounts.")
+        return locked
+
+    def _make(
+        self,
+        image: Image,
+        number: str,
+        consumer: Account | None,
+        *,
+        by: User,
+        message: str = "",
+    ) -> ImageShare:
+        share, created = self.get_or_create(
+            image=image,
+            consumer_number=number,
+            defaults={
+                "consumer": consumer,
+                "region_id": image.region_id,
+                "image_name": image.name,
+                "image_size": image.size,
+                "image_created_at": image.created_at,
+                "message": message,
+                "offered_by": by.get_username(),
+            },
+        )
+        if not created:
+            raise ShareConflict(share.why_not_again)
+        return share
+
+    @transaction.atomic
+    def revoke(self, *, by: User) -> int:
+        """Take the images back whatever was answered; return how many shares went."""
+        # Locked, so that each event tells the status that its share really had.
+        shares = self.select_for_update(of=["self"]).select_related("image")
+        revoked = list(shares.order_by("pk"))
+        for share in revoked:
+            share.record(side=ShareEvent.Side.PRODUCER, by=by, from_status=share.status)
+        ImageShare.objects.filter(pk__in=[share.pk for share in revoked]).delete()
+        return len(revoked)
+
+    # As with delete(): no ImageShare.objects.revoke(), which would take back all.
+    revoke.queryset_only = True  # type: ignore[attr-defined]
+
+
+class ImageShare(models.Model):
+    """One image offered to one other account, which we may not know."""
+
+    class Status(models.TextChoices):
+        PENDING = "pending", "Pending Acceptance"
+        ACCEPTED = "accepted", "Accepted"
+        REJECTED = "rejected", "Rejected"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    # Protected: an image goes by delete_with_shares, so that no share goes unrecorded.
+    image = models.ForeignKey(
+        Image, on_delete=models.PROTECT, related_name="shares", db_index=False
+    )
+    # The number as the producer typed it, since an error would tell which accounts
+    # exist; and whose it was then. Nobody's stays nobody's: an account that is given
+    # the number later must not find an offer that was not meant for it.
+    consumer_number = models.CharField(max_length=8)
+    consumer = models.ForeignKey(
+        Account,
+        null=True,
+        editable=False,
+        on_delete=models.PROTECT,
+        related_name="received_shares",
+        db_index=False,
+    )
+    status = models.CharField(
+        max_length=10, choices=Status, default=Status.PENDING, editable=False
+    )
+    message = models.CharField(max_length=280, blank=True)
+    offered_by = models.CharField(max_length=150, editable=False)
+
+    # Of the image, again: the consumer's list is sorted and narrowed by these, among
+    # thousands of shares, without a look at each image. Image.edit keeps the name true.
+    region = models.ForeignKey(
+        Region, on_delete=models.PROTECT, related_name="+", db_index=False
+    )
+    image_name = models.CharField(max_length=255, editable=False)
+    image_size = models.BigIntegerField(editable=False)
+    image_created_at = models.DateTimeField(editable=False)
+
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+    answered_at = models.DateTimeField(null=True, editable=False)
+
+    objects = ImageShareQuerySet.as_manager()
+
+    class Meta:
+        indexes = [
+            *(
+                models.Index(
+                    F("consumer"),
+                    *([F("region")] if region else []),
+                    F(f"image_{key}"),
+                    F("image"),
+                    name=f"sharing_{region}{key}",
+                    condition=Q(status="accepted"),
+                )
+                for region in ("", "reg_")
+                for key in ("created_at", "name", "size")
+            ),
+            GinIndex(
+                F("consumer"),
+                OpClass(F("image_name"), name="gin_trgm_ops"),
+                name="sharing_search",
+                condition=Q(status="accepted"),
+            ),
+            # The notifications and the header's count.
+            models.Index(
+                fields=["consumer", "region", "created_at", "id"],
+                name="sharing_pending",
+                condition=Q(status="pending"),
+            ),
+        ]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["image", "consumer_number"], name="sharing_imageshare_once"
+            ),
+            models.CheckConstraint(
+                condition=Q(status__in=["pending", "accepted", "rejected"]),
+                name="sharing_imageshare_status_valid",
+            ),
+            models.CheckConstraint(
+                condition=Q(consumer__isnull=True) | Q(consumer=F("consumer_number")),
+                name="sharing_imageshare_consumer_is_number",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.image_name} to {self.consumer_number} ({self.status})"
+
+    @property
+    def is_pending(self) -> bool:
+        return self.status == self.Status.PENDING
+
+    @property
+    def is_rejected(self) -> bool:
+        return self.status == self.Status.REJECTED
+
+    @property
+    def can_be_accepted(self) -> bool:
+        return self.status in ACCEPTABLE_FROM
+
+    @property
+    def can_be_rejected(self) -> bool:
+        return self.status in REJECTABLE_FROM
+
+    @property
+    def why_not_again(self) -> str:
+        """Why the same pair cannot be shared a second time."""
+        shared = f"{self.image_name} is already shared with {self.consumer_number}"
+        if self.is_rejected:
+            return (
+                f"{shared}, which rejected it: remove the consumer, then share again."
+            )
+        return f"{shared} ({self.get_status_display()})."
+
+    def accept(self, *, by: User) -> None:
+        self._move(self.Status.ACCEPTED, ACCEPTABLE_FROM, by=by)
+
+    def reject(self, *, by: User) -> None:
+        """Refuse the offer, or remove an image that was accepted before."""
+        self._move(self.Status.REJECTED, REJECTABLE_FROM, by=by)
+
+    def set_status(self, status: Status, *, by: User) -> None:
+        """What the Cloud Images API allows the consumer: any status at any time."""
+        self._move(status, frozenset(self.Status), by=by)
+
+    def revoke(self, *, by: User) -> None:
+        if not ImageShare.objects.filter(pk=self.pk).revoke(by=by):
+            raise ShareConflict("This share has been removed already.")
+
+    @transaction.atomic
+    def _move(
+        self, status: Status, allowed: frozenset[Status], *, by: User, note: str = ""
+    ) -> None:
+        """Move to the status unless someone else has moved it in the meantime."""
+        # The WHERE clause is the guard: of two simultaneous answers only one matches.
+        # It asks for the status we saw, so that the event tells the one really left.
+        seen, now = self.Status(self.status), timezone.now()
+        answered = None if status == self.Status.PENDING else now
+        moved = ImageShare.objects.filter(
+            pk=self.pk, status__in=allowed & {seen}
+        ).update(status=status, updated_at=now, answered_at=answered)
+        if not moved:
+            raise ShareConflict(self._why_not_moved())
+        self.refresh_from_db(fields=["status", "updated_at", "answered_at"])
+        self.record(
+            side=ShareEvent.Side.CONSUMER,
+            by=by,
+            from_status=seen,
+            to_status=status,
+            note=note,
+        )
+
+    def _why_not_moved(self) -> str:
+        current = ImageShare.objects.filter(pk=self.pk).first()
+        if current is None:
+            return "The producer has stopped sharing this image."
+        if current.is_rejected:
+            return "This image was rejected. Ask the producer to share it again."
+        return (
+            f"This offer has been answered in the meantime: it is "
+            f"{current.get_status_display()}."
+        )
+
+    def record(
+        self,
+        *,
+        side: ShareEvent.Side,
+        by: User,
+        from_status: str = "",
+        to_status: str = "",
+        note: str = "",
+    ) -> None:
+        ShareEvent.objects.create(
+            image_id=self.image.pk,
+            image_name=self.image.name,
+            producer_id=cast(str, self.image.owner_id),  # no share is of a base image
+            consumer_id=self.consumer_id,
+            consumer_number=self.consumer_number,
+            side=side,
+            actor_name=by.get_username(),
+            from_status=from_status,
+            to_status=to_status,
+            note=note,
+        )
+
+
+WITH_ROLE = "Shared and accepted in one go, with a role on the consumer's account"
+ACCEPTABLE_FROM = frozenset({ImageShare.Status.PENDING})
+REJECTABLE_FROM = frozenset({ImageShare.Status.PENDING, ImageShare.Status.ACCEPTED})
+
+
+class ShareEventQuerySet(models.QuerySet["ShareEvent"]):
+    def sent_by(self, account: Account) -> ShareEventQuerySet:
+        """What happened to the account's own images, as its users may read it."""
+        return self.filter(producer=account)._read_by(ShareEvent.Side.PRODUCER)
+
+    def received_by(self, account: Account) -> ShareEventQuerySet:
+        """What happened to images offered to the account, as its users may read it."""
+        return self.filter(consumer=account)._read_by(ShareEvent.Side.CONSUMER)
+
+    def _read_by(self, side: ShareEvent.Side) -> ShareEventQuerySet:
+        return self.order_by("-pk").annotate(reader=Value(side))  # type: ignore[no-redef]
+
+
+class ShareEvent(models.Model):
+    """What happened to a share, and who did it; written once, never changed.
+
+    It outlives share, image and user, so it holds their names; the accounts can be
+    referred to, since an account is closed and never deleted.
+    """
+
+    class Side(models.TextChoices):
+        PRODUCER = "producer", "Producer"
+        CONSUMER = "consumer", "Consumer"
+
+    image_id = models.UUIDField()
+    image_name = models.CharField(max_length=255)
+    producer = models.ForeignKey(
+        Account, on_delete=models.PROTECT, related_name="+", db_index=False
+    )
+    consumer = models.ForeignKey(
+        Account, null=True, on_delete=models.PROTECT, related_name="+", db_index=False
+    )
+    consumer_number = models.CharField(max_length=8)
+    side = models.CharField(max_length=10, choices=Side)
+    actor_name = models.CharField(max_length=150)
+    # Empty where there was no share yet, or is none any more.
+    from_status = models.CharField(max_length=10, choices=ImageShare.Status, blank=True)
+    to_status = models.CharField(max_length=10, choices=ImageShare.Status, blank=True)
+    note = models.CharField(max_length=200, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = ShareEventQuerySet.as_manager()
+
+    reader: str  # for the type checker: only sent_by() and received_by() fetch it
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["image_id", "id"], name="sharing_event_image"),
+            models.Index(fields=["consumer", "id"], name="sharing_event_consumer"),
+        ]
+
+    def __str__(self) -> str:
+        change = f"{self.from_status or 'none'} to {self.to_status or 'none'}"
+        return f"{self.image_name}, {self.consumer_number}: {change}"
+
+    @property
+    def actor(self) -> str:
+        """The reader's own users by name, the other side only as an account."""
+        # A username is half of a credential.
+        if self.side == self.reader:
+            return self.actor_name
+        by_producer = self.side == self.Side.PRODUCER
+        return self.producer_id if by_producer else self.consumer_number
+
+
+class ShareDeclaration(models.Model):
+    """The producer's answers to the three questions before sharing an image.
+
+    Kept for each time somebody answered; the newest one counts. The consumer is told
+    that the account gave them, and when.
+    """
+
+    image = models.ForeignKey(
+        Image, on_delete=models.CASCADE, related_name="declarations"
+    )
+    made_by = models.CharField(max_length=150)
+    may_be_distributed = models.BooleanField()
+    holds_no_secrets = models.BooleanField()
+    holds_no_malware = models.BooleanField()
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return f"{self.image_id} by {self.made_by}"
+
+
+class ImageReport(models.Model):
+    """A consumer's word that a shared image is suspicious, for the cloud's support."""
+
+    class Reason(models.TextChoices):
+        MALWARE = "malware", "It seems to contain malicious software"
+        STRANGE = "strange", "It behaves strangely"
+        LICENCE = "licence", "It breaks a licence"
+        SECRETS = "secrets", "It contains somebody's secrets"
+        SPAM = "spam", "I have no connection with this producer"
+        OTHER = "other", "Something else"
+
+    image_id = models.UUIDField(db_index=True)
+    image_name = models.CharField(max_length=255)
+    digest = models.CharField("SHA-256", max_length=64, blank=True)
+    producer = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="+")
+    reporter = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="+")
+    reported_by = models.CharField(max_length=150)
+    reason = models.CharField(max_length=10, choices=Reason)
+    text = models.TextField(max_length=4000, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return f"{self.image_name}: {self.get_reason_display()}"
