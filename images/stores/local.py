@@ -1,0 +1,261 @@
+"""Image data on this machine's disk.
+
+    uploads/<id>.part        being received
+    uploads/<id>.data        received, kept until it is discarded
+    uploads/<id>.work        being converted
+    uploads/<id>.claim       a second name of the blob it became
+    blobs/ab/abcd….qcow2     the SHA-256 as name, read-only, never changed
+
+A file gets its name in `blobs` in one step when all of it is on the disk, so that a
+blob is either whole or not there. While anyone holds a claim, the file has more than
+one name, and `delete` leaves it alone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+from uuid import UUID
+
+from images.stores.base import (
+    BlobGone,
+    DiskFormat,
+    Inspection,
+    Progress,
+    Stored,
+    Unavailable,
+    Upload,
+)
+from images.stores.checking import Checker, missing_program
+from images.stores.receiving import LocalReceiver, sync_file, sync_folder
+
+_CHUNK = 1 << 20
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_FORMATS: tuple[DiskFormat, ...] = ("raw", "qcow2")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalStore:
+    """The store below one folder. All of its folders must lie on one file system."""
+
+    root: Path
+    max_upload_bytes: int
+    max_virtual_bytes: int
+    min_free_bytes: int
+
+    def unavailable_reason(self) -> str:
+        if reason := missing_program():
+            return reason
+        try:
+            self._folder("uploads")
+        except OSError:
+            return "The folder for images cannot be written to."
+        return ""
+
+    def free_bytes(self) -> int:
+        disk = os.statvfs(self._folder("uploads"))
+        return max(0, disk.f_bavail * disk.f_frsize - self.min_free_bytes)
+
+    def receive(self, upload_id: UUID, *, limit: int) -> LocalReceiver:
+        if reason := self.unavailable_reason():
+            raise Unavailable(reason)
+        return LocalReceiver(
+            self._upload(upload_id, "part"),
+            self._upload(upload_id, "data"),
+            limit=min(limit, self.max_upload_bytes),
+            free_bytes=self.free_bytes,
+        )
+
+    def inspect(self, upload_id: UUID) -> Inspection:
+        return self._checker.look(self._received(upload_id))
+
+    def admit(self, upload_id: UUID, *, progress: Progress | None = None) -> Stored:
+        with _locked(self._received(upload_id)):
+            # Asked for again, for it may have been discarded while we waited.
+            final = data = self._received(upload_id)
+            found = self._checker.look(data)
+            if found.will_convert:
+                final = self._upload(upload_id, "work")
+                self._convert(data, found, final, progress=_part(0, 90, progress))
+            elif found.format == "qcow2":
+                self._checker.read_all(data, found, progress=_part(0, 90, progress))
+            is_raw = found.format == "raw"
+            stored = Stored(
+                _digest_of(final, _part(0 if is_raw else 90, 100, progress)),
+                final.stat().st_size,
+                found.virtual_size,
+                "raw" if is_raw else "qcow2",
+            )
+            self._keep(upload_id, final, stored)
+        return stored
+
+    def import_file(
+        self, path: Path, *, upload_id: UUID, progress: Progress | None = None
+    ) -> Stored:
+        if not self._upload(upload_id, "data").exists():
+            with (
+                path.open("rb") as source,
+                self.receive(upload_id, limit=self.max_upload_bytes) as receiver,
+            ):
+                while chunk := source.read(_CHUNK):
+                    receiver.write(chunk)
+                receiver.finish()
+        return self.admit(upload_id, progress=progress)
+
+    def discard(self, upload_id: UUID) -> None:
+        # The claim goes last: while anything of the upload is left, it protects.
+        for kind in ("part", "work", "data", "claim"):
+            self._upload(upload_id, kind).unlink(missing_ok=True)
+
+    def uploads(self) -> Iterator[Upload]:
+        changed: dict[UUID, float] = {}
+        for path in self._folder("uploads").iterdir():
+            try:
+                upload_id = UUID(path.stem)
+                then = path.stat().st_mtime
+            except (ValueError, FileNotFoundError):
+                continue
+            changed[upload_id] = max(then, changed.get(upload_id, 0))
+        for upload_id, then in changed.items():
+            yield Upload(upload_id, datetime.fromtimestamp(then, UTC))
+
+    def open(self, digest: str) -> BinaryIO:
+        try:
+            return self.path(digest).open("rb")
+        except FileNotFoundError as error:
+            raise _gone(digest) from error
+
+    def path(self, digest: str) -> Path:
+        for disk_format in _FORMATS:
+            path = self._blob(digest, disk_format)
+            if path.exists():
+                return path
+        raise _gone(digest)
+
+    def verify(self, digest: str) -> bool:
+        try:
+            return _digest_of(self.path(digest)) == digest
+        except (BlobGone, OSError):
+            return False
+
+    def delete(self, digest: str, *, in_use: Callable[[], bool]) -> bool:
+        try:
+            path = self.path(digest)
+        except BlobGone:
+            return True
+        with _locked(path.parent):
+            if path.exists():
+                if path.stat().st_nlink > 1 or in_use():
+                    return False
+                path.unlink()
+                sync_folder(path.parent)
+        return True
+
+    def digests(self) -> Iterator[str]:
+        for path in sorted(self._folder("blobs").glob("??/*")):
+            yield path.stem
+
+    @property
+    def _checker(self) -> Checker:
+        return Checker(self.max_virtual_bytes)
+
+    def _convert(
+        self, data: Path, found: Inspection, work: Path, *, progress: Progress | None
+    ) -> None:
+        # Removed, not overwritten: should a killed worker's child still write to it
+        # for a moment, it writes to a file without a name.
+        work.unlink(missing_ok=True)
+        try:
+            self._checker.convert(
+                data, found, work, room=self.free_bytes(), progress=progress
+            )
+            sync_file(work)
+        except BaseException:
+            work.unlink(missing_ok=True)
+            raise
+
+    def _keep(self, upload_id: UUID, final: Path, stored: Stored) -> None:
+        """Give the file its name among the blobs, and claim it for the upload."""
+        blob = self._blob(stored.digest, stored.disk_format)
+        claim = self._upload(upload_id, "claim")
+        folder = self._folder("blobs", blob.parent.name)
+        final.chmod(0o444)
+        with _locked(folder):
+            if not blob.exists():
+                blob.hardlink_to(final)
+                sync_folder(folder)
+            claim.unlink(missing_ok=True)
+            claim.hardlink_to(blob)
+        self._upload(upload_id, "work").unlink(missing_ok=True)
+
+    def _received(self, upload_id: UUID) -> Path:
+        path = self._upload(upload_id, "data")
+        if not path.exists():
+            raise BlobGone("The uploaded file is no longer there: upload it again.")
+        return path
+
+    def _upload(self, upload_id: UUID, kind: str) -> Path:
+        return self._folder("uploads") / f"{upload_id}.{kind}"
+
+    def _blob(self, digest: str, disk_format: DiskFormat) -> Path:
+        if not _DIGEST.fullmatch(digest):
+            raise _gone(digest)
+        return self.root / "blobs" / digest[:2] / f"{digest}.{disk_format}"
+
+    def _folder(self, *names: str) -> Path:
+        folder = self.root.joinpath(*names)
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            # Servers read blobs as another user; uploads are nobody else's business.
+            folder.chmod(0o700 if names[0] == "uploads" else 0o755)
+        return folder
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Alone with this file or folder, among all threads and processes."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _digest_of(path: Path, progress: Progress | None = None) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+            if progress and size:
+                progress(100 * stream.tell() // size)
+    return digest.hexdigest()
+
+
+def _part(start: int, end: int, progress: Progress | None) -> Progress | None:
+    """Tell of a step's 0 to 100 % as `start` to `end` of the whole, each once."""
+    if progress is None:
+        return None
+    told = -1
+
+    def tell(per_cent: int) -> None:
+        nonlocal told
+        overall = start + (end - start) * per_cent // 100
+        if overall > told:
+            told = overall
+            progress(overall)
+
+    return tell
+
+
+def _gone(digest: str) -> BlobGone:
+    return BlobGone("The image file is gone.", digest)

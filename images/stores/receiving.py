@@ -1,0 +1,110 @@
+"""An upload on its way to disk: counted, hashed, bounded, and gone if broken off."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from images.stores.base import Received, StoreError, StoreFull, TooLarge
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class LocalReceiver:
+    """Writes to `part`, and renames it to `whole` when all has come."""
+
+    def __init__(
+        self, part: Path, whole: Path, *, limit: int, free_bytes: Callable[[], int]
+    ) -> None:
+        self._part = part
+        self._whole = whole
+        self._limit = limit
+        self._free_bytes = free_bytes
+        self._hash = hashlib.sha256()
+        self._descriptor = -1
+        self.size = 0
+
+    def __enter__(self) -> Self:
+        self._descriptor = os.open(
+            self._part, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
+        try:
+            # What a killed process left is overwritten; what a living one writes to
+            # is not. (The file is cut only once it is surely ours.)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._close()
+            raise StoreError("This image is being uploaded already.") from None
+        os.ftruncate(self._descriptor, 0)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        finished = self._descriptor < 0
+        if not finished:
+            self._part.unlink(missing_ok=True)
+            self._close()
+        elif kind is not None:
+            self._whole.unlink(missing_ok=True)
+
+    def write(self, chunk: bytes) -> None:
+        if self.size + len(chunk) > self._limit:
+            raise TooLarge(
+                f"The file is too large: at most {self._limit / (1 << 20):,.0f} MiB "
+                "are allowed."
+            )
+        if len(chunk) > self._free_bytes():
+            raise StoreFull("There is no room left for images at the moment.")
+        rest = memoryview(chunk)
+        with telling_no_room():
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+        self._hash.update(chunk)
+        self.size += len(chunk)
+
+    def finish(self) -> Received:
+        with telling_no_room():
+            os.fsync(self._descriptor)
+        self._part.replace(self._whole)
+        self._close()
+        sync_folder(self._whole.parent)
+        return Received(self._hash.hexdigest(), self.size)
+
+    def _close(self) -> None:
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+
+@contextmanager
+def telling_no_room() -> Iterator[None]:
+    """Turn the system's ways to say that the disk is full into ours."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise StoreFull("There is no room left for images at the moment.") from error
+
+
+def sync_file(path: Path) -> None:
+    """Have the file's bytes (or a folder's names) on the disk itself."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with telling_no_room():
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+sync_folder = sync_file
