@@ -1,0 +1,112 @@
+"""Disk files: what their headers say, and new overlays."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from servers.compute.base import ComputeError, ImageFile, ImageGone
+from servers.compute.process import program
+
+_QCOW2 = struct.Struct(">4sIQIIQ")
+_GB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Header:
+    virtual_size: int
+    has_backing: bool
+
+
+def read_header(path: Path) -> Header:
+    """Of a qcow2 file, also while QEMU writes to it."""
+    with path.open("rb") as stream:
+        data = stream.read(_QCOW2.size)
+    if len(data) == _QCOW2.size:
+        magic, _, backing, _, _, size = _QCOW2.unpack(data)
+        if magic == b"QFI\xfb":
+            return Header(size, has_backing=bool(backing))
+    raise ComputeError("The disk file is damaged.")
+
+
+def image_size(image: ImageFile) -> int:
+    """The virtual size in bytes, which is what the server will see of its disk."""
+    try:
+        if image.format == "raw":
+            return image.path.stat().st_size
+        header = read_header(image.path)
+    except FileNotFoundError:
+        raise image_gone() from None
+    if header.has_backing:
+        raise ComputeError("The image rests on another file and cannot be used.")
+    return header.virtual_size
+
+
+def create_overlay(disk: Path, image: ImageFile, disk_gb: int) -> None:
+    """A disk that stores only what the server writes; it appears whole or never."""
+    size = max(image_size(image), disk_gb * _GB)
+    draft = disk.with_suffix(".new")
+    draft.unlink(missing_ok=True)
+    # Unsafe (-u) means that the image is not opened, which is not needed here.
+    backing = ("-u", "-b", str(image.path), "-F", image.format)
+    _qemu_img("create", "-q", "-f", "qcow2", *backing, str(draft), _whole_sectors(size))
+    draft.chmod(0o600)
+    draft.rename(disk)
+
+
+def create_empty(path: Path, size: int) -> None:
+    """A file for a snapshot of that virtual size."""
+    path.unlink(missing_ok=True)
+    options = ("-o", "compression_type=zstd")
+    _qemu_img("create", "-q", "-f", "qcow2", *options, str(path), _whole_sectors(size))
+    path.chmod(0o600)
+
+
+def copy_to(source: Path, target: Path) -> None:
+    """A copy that no process of the server has open. It appears whole or not at all."""
+    draft = target.with_name(target.name + ".part")
+    draft.unlink(missing_ok=True)
+    try:
+        with source.open("rb") as reader, draft.open("xb") as writer:
+            shutil.copyfileobj(reader, writer, 1 << 20)
+            writer.flush()
+            os.fsync(writer.fileno())
+        draft.chmod(0o444)
+        draft.rename(target)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def allocated(path: Path) -> int:
+    """How many bytes of the host's disk a file takes."""
+    return path.stat().st_blocks * 512
+
+
+def image_gone() -> ImageGone:
+    return ImageGone(
+        "The file of the image that this server was made from is missing, so its disk"
+        " cannot be read. The operator of the region can restore it."
+    )
+
+
+def _qemu_img(*arguments: str) -> None:
+    done = subprocess.run(
+        [program("qemu-img"), *arguments],
+        check=False,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=60,
+    )
+    if done.returncode:
+        raise ComputeError(f"The disk could not be made: {done.stderr[-300:].strip()}")
+
+
+def _whole_sectors(size: int) -> str:
+    return str(-(-size // 512) * 512)

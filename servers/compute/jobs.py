@@ -1,0 +1,122 @@
+"""Long work on a disk while its server runs: QEMU's block jobs.
+
+A job belongs to QEMU and outlives the worker that began it. Each has a fixed name,
+so that the next worker finds it: a detachment it brings to its end, a snapshot,
+whose moment has passed, it gives up and begins anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any
+
+from servers.compute.base import Progress
+from servers.compute.command import DISK
+from servers.compute.qmp import Monitor, MonitorError
+
+_DETACH = "detach"
+_SNAPSHOT = "snapshot"
+# A job that does not get on for this long (seconds) is given up.
+_STALL = 300
+
+
+def detach(monitor: Monitor) -> None:
+    """Copy what is missing into the disk, then let go of the image.
+
+    The job would drop the image from the disk's header at once, while the tables of
+    the copied parts are still in memory: a server killed in between had a disk of
+    zeros. So the job waits before its last step until `stop` has written them out.
+    """
+    if _job(monitor, _DETACH) is None:
+        monitor.execute(
+            "block-stream",
+            {
+                "job-id": _DETACH,
+                "device": DISK,
+                "auto-finalize": False,
+                "auto-dismiss": False,
+            },
+        )
+    _finish(monitor, _DETACH, None)
+
+
+def snapshot(monitor: Monitor, target: int, progress: Progress | None) -> None:
+    """Copy the whole disk, as it is now, into the open empty qcow2 file."""
+    _abandon(monitor, _SNAPSHOT)
+    files = monitor.execute("add-fd", fd=target)["fdset-id"]
+    file = {"driver": "file", "filename": f"/dev/fdset/{files}"}
+    monitor.execute(
+        "blockdev-add", {"driver": "qcow2", "node-name": _SNAPSHOT, "file": file}
+    )
+    try:
+        # Kept after its end, for a job that dismisses itself takes its error with it.
+        monitor.execute(
+            "blockdev-backup",
+            {
+                "job-id": _SNAPSHOT,
+                "device": DISK,
+                "target": _SNAPSHOT,
+                "sync": "full",
+                "compress": True,
+                "auto-dismiss": False,
+            },
+        )
+        _finish(monitor, _SNAPSHOT, progress)
+    finally:
+        # Until the node is gone its tables are in memory, and the file reads as zeros.
+        _abandon(monitor, _SNAPSHOT)
+        with contextlib.suppress(MonitorError):
+            monitor.execute("remove-fd", {"fdset-id": files})
+
+
+def _finish(monitor: Monitor, name: str, progress: Progress | None) -> None:
+    last, moved = -1, time.monotonic()
+    while True:
+        job = _job(monitor, name)
+        if job is None:
+            raise MonitorError("the job has vanished")
+        if job["current-progress"] != last:
+            last, moved = job["current-progress"], time.monotonic()
+            if progress is not None:
+                progress(last, max(last, job["total-progress"]))
+        if job["status"] == "pending":
+            _flush(monitor)
+            monitor.execute("job-finalize", {"id": name})
+        elif job["status"] == "concluded":
+            monitor.execute("job-dismiss", {"id": name})
+            if job.get("error"):
+                raise MonitorError(job["error"])
+            return
+        elif time.monotonic() - moved > _STALL:
+            raise MonitorError("no progress any more")
+        time.sleep(0.05)
+
+
+def _flush(monitor: Monitor) -> None:
+    was_running = monitor.status() == "running"
+    monitor.execute("stop")
+    if was_running:
+        monitor.execute("cont")
+
+
+def _abandon(monitor: Monitor, name: str) -> None:
+    deadline = time.monotonic() + 30
+    while (job := _job(monitor, name)) is not None:
+        with contextlib.suppress(MonitorError):
+            if job["status"] == "concluded":
+                monitor.execute("job-dismiss", {"id": name})
+            else:
+                monitor.execute("job-cancel", {"id": name})
+        if time.monotonic() > deadline:
+            raise MonitorError("the job does not end")
+        time.sleep(0.02)
+    with contextlib.suppress(MonitorError):
+        monitor.execute("blockdev-del", {"node-name": name})
+
+
+def _job(monitor: Monitor, name: str) -> dict[str, Any] | None:
+    for job in monitor.execute("query-jobs"):
+        if job["id"] == name:
+            return dict(job)
+    return None

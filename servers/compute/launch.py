@@ -1,0 +1,183 @@
+"""Bring QEMU up on a server's folder, or find the one that runs already."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from servers.compute import console, disks, ports, process, qmp
+from servers.compute.base import (
+    ComputeError,
+    ImageFile,
+    ServerSpec,
+    StartFailed,
+)
+from servers.compute.command import OpenFiles, idle_command, server_command
+from servers.compute.folder import ServerFolder, Wanted, all_folders
+from servers.compute.qmp import Monitor, MonitorError, MonitorGone
+
+QEMU = "qemu-system-x86_64"
+
+
+@dataclass(frozen=True, kw_only=True)
+class QemuSettings:
+    """What the operator decides."""
+
+    folder: Path
+    accelerator: str = "tcg"
+    ssh_bind: str = "127.0.0.1"
+    ssh_ports: tuple[int, int] = (0, 0)
+    max_servers: int = 20
+    max_memory_mb: int = 8192
+    # Takes effect when the worker runs as root; empty: as whoever the worker is.
+    user: str = "nobody"
+
+
+def start_server(
+    settings: QemuSettings, folder: ServerFolder, spec: ServerSpec
+) -> None:
+    """Start a server that does not run; the caller holds its lock."""
+    before = folder.state()
+    taken = {
+        other.state().port
+        for other in all_folders(settings.folder)
+        if other.id != folder.id and other.exists()
+    }
+    # Written first: a server that then ends without being asked to has crashed.
+    state = replace(
+        before,
+        memory_mb=spec.memory_mb,
+        wanted=Wanted.ON,
+        host=process.host_start(),
+        reason="",
+    )
+    console.trim(folder.log)
+    try:
+        for port in ports.candidates(
+            settings.ssh_bind, settings.ssh_ports, last=before.port, taken=taken
+        ):
+            folder.save(replace(state, port=port))
+            try:
+                _launch_server(settings, folder, spec, port)
+                return
+            except StartFailed as error:
+                if "host forwarding" not in str(error):
+                    raise
+    except ComputeError as error:
+        # It never ran, so this is no crash.
+        folder.save(replace(before, reason=str(error)))
+        raise
+
+
+@contextlib.contextmanager
+def idle_monitor(
+    settings: QemuSettings, folder: ServerFolder, image: ImageFile | None
+) -> Iterator[Monitor]:
+    """A QEMU without a machine on the disk of a server that is off."""
+
+    def command(files: OpenFiles) -> list[str]:
+        return idle_command(process.program(QEMU), folder.id, files)
+
+    with ExitStack() as opened:
+        _launch(settings, folder, image, command, opened, ())
+    try:
+        with Monitor(folder.path) as monitor:
+            yield monitor
+            with contextlib.suppress(MonitorError, MonitorGone):
+                # In order, so that all tables are written.
+                monitor.execute("quit")
+    finally:
+        found = process.find(folder.pid, folder.id)
+        if found is not None and not process.wait(found, 30):
+            process.kill(found, folder.pid, folder.id)
+        folder.pid.unlink(missing_ok=True)
+
+
+def needed_image(folder: ServerFolder, spec: ServerSpec) -> ImageFile | None:
+    """The image that the disk rests on. The disk's own header has the last word, as
+    a detachment may have ended without the panel having heard of it."""
+    try:
+        if not disks.read_header(folder.disk).has_backing:
+            return None
+    except FileNotFoundError:
+        raise ComputeError("The server's disk is missing.") from None
+    if spec.image is None:
+        raise disks.image_gone()
+    return spec.image
+
+
+def _launch_server(
+    settings: QemuSettings, folder: ServerFolder, spec: ServerSpec, port: int
+) -> None:
+    with ExitStack() as opened:
+        seed = _open(opened, folder.seed, os.O_RDONLY)
+        serial = _open(opened, folder.console, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+        def command(files: OpenFiles) -> list[str]:
+            return server_command(
+                process.program(QEMU),
+                spec,
+                files,
+                seed=seed,
+                console=serial,
+                accelerator=settings.accelerator,
+                ssh=f"{settings.ssh_bind}:{port}",
+            )
+
+        image = needed_image(folder, spec)
+        _launch(settings, folder, image, command, opened, (seed, serial))
+
+
+def _launch(
+    settings: QemuSettings,
+    folder: ServerFolder,
+    image: ImageFile | None,
+    command: Callable[[OpenFiles], list[str]],
+    opened: ExitStack,
+    others: tuple[int, ...],
+) -> None:
+    disk = _open(opened, folder.disk, os.O_RDWR)
+    try:
+        blob = image and _open(opened, image.path, os.O_RDONLY)
+    except FileNotFoundError:
+        raise disks.image_gone() from None
+    listener = opened.enter_context(qmp.listen(folder.path))
+    files = OpenFiles(
+        monitor=listener.fileno(),
+        disk=disk,
+        image=blob,
+        image_format=image.format if image else "qcow2",
+    )
+    before = folder.log.stat().st_size if folder.log.exists() else 0
+    child = process.start(
+        command(files),
+        pid_file=folder.pid,
+        log=folder.log,
+        fds=[*others, listener.fileno(), disk, *([] if blob is None else [blob])],
+        user=settings.user,
+    )
+    # Ours must be closed, else nobody would notice that QEMU has ended.
+    opened.close()
+    try:
+        with Monitor(folder.path, patience=30):
+            return
+    except MonitorGone:
+        found = process.find(folder.pid, folder.id)
+        if found is not None:
+            process.kill(found, folder.pid, folder.id)
+        child.wait(10)
+        folder.pid.unlink(missing_ok=True)
+        said = folder.log.read_bytes()[before:][-500:]
+        raise StartFailed(
+            f"The server could not be started: {console.clean(said).strip()}"
+        ) from None
+
+
+def _open(opened: ExitStack, path: Path, flags: int) -> int:
+    handle = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    opened.callback(os.close, handle)
+    return handle

@@ -1,0 +1,186 @@
+"""The life of a server's process. Every caller holds the server's lock."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+from servers.compute import console, process
+from servers.compute.base import (
+    ComputeError,
+    ImageFile,
+    Observed,
+    PowerOff,
+    PowerState,
+    ServerSpec,
+)
+from servers.compute.disks import read_header
+from servers.compute.folder import ServerFolder, State, Wanted
+from servers.compute.launch import QemuSettings, idle_monitor, start_server
+from servers.compute.qmp import Monitor, MonitorError, MonitorGone
+
+_POWER = {
+    "running": PowerState.RUNNING,
+    "internal-error": PowerState.CRASHED,
+    "guest-panicked": PowerState.CRASHED,
+}
+_REASONS = {
+    "io-error": "Paused, because its disk could not be read or written.",
+    "internal-error": "The emulated machine has failed.",
+    "guest-panicked": "The server's kernel has panicked.",
+}
+_FROM_INSIDE = "Shut down from inside the server."
+_BY_RESTART = "Shut off by a restart of the region."
+_MUTE = "The server runs, but its control does not answer."
+
+
+def is_running(folder: ServerFolder) -> bool:
+    found = process.find(folder.pid, folder.id)
+    return found is not None and not found.is_idle
+
+
+def observed(
+    settings: QemuSettings, folder: ServerFolder, power: PowerState, reason: str = ""
+) -> Observed:
+    detached = False
+    with contextlib.suppress(OSError, ComputeError):
+        detached = not read_header(folder.disk).has_backing
+    return Observed(
+        power_state=power,
+        ssh_host=settings.ssh_bind,
+        ssh_port=folder.state().port,
+        reason=reason,
+        is_detached=detached,
+    )
+
+
+def look(settings: QemuSettings, folder: ServerFolder) -> Observed:
+    """Find out how the server is, and end what the server itself has ended."""
+    console.trim(folder.console)
+    console.trim(folder.log)
+    if not is_running(folder):
+        end(folder)
+        return observed(settings, folder, *_look_back(folder))
+    try:
+        with Monitor(folder.path) as monitor:
+            status = monitor.status()
+    except (MonitorError, MonitorGone):
+        if is_running(folder):
+            return observed(settings, folder, PowerState.RUNNING, _MUTE)
+        return observed(settings, folder, *_look_back(folder))
+    if status == "shutdown":
+        return _look_after_shutdown(settings, folder)
+    power = _POWER.get(status, PowerState.PAUSED)
+    return observed(settings, folder, power, _REASONS.get(status, ""))
+
+
+def turn_on(settings: QemuSettings, folder: ServerFolder, spec: ServerSpec) -> None:
+    """Start the server, or let the one that is there go on."""
+    if not is_running(folder):
+        end(folder)
+        start_server(settings, folder, spec)
+        return
+    with Monitor(folder.path) as monitor:
+        status = monitor.status()
+        if status in {"paused", "io-error"}:
+            monitor.execute("cont")
+    if status not in {"running", "paused", "io-error"}:
+        reset(folder)
+    elif folder.state().wanted is not Wanted.ON:
+        folder.save(replace(folder.state(), wanted=Wanted.ON, reason=""))
+
+
+def press_power_button(folder: ServerFolder, patience: float) -> bool:
+    """True if the guest went down by itself in that time (seconds)."""
+    deadline = time.monotonic() + patience
+    press_at = time.monotonic()
+    try:
+        with Monitor(folder.path) as monitor:
+            while monitor.status() != "shutdown":
+                if time.monotonic() >= deadline:
+                    return False
+                # Again and again, since a guest that is still booting misses it.
+                if time.monotonic() >= press_at:
+                    monitor.execute("system_powerdown")
+                    press_at = time.monotonic() + 10
+                time.sleep(0.1)
+            return True
+    except (MonitorError, MonitorGone):
+        return False
+
+
+def reset(folder: ServerFolder) -> None:
+    """Press the reset button, and make sure that the machine runs."""
+    with Monitor(folder.path) as monitor:
+        monitor.execute("system_reset")
+        deadline = time.monotonic() + 10
+        while True:
+            # QEMU resets a little later, and until then may refuse to go on.
+            with contextlib.suppress(MonitorError):
+                monitor.execute("cont")
+            if monitor.status() == "running":
+                break
+            if time.monotonic() > deadline:
+                raise ComputeError("The server does not start again after a reset.")
+            time.sleep(0.05)
+    folder.save(replace(folder.state(), wanted=Wanted.ON, reason=""))
+
+
+def end(folder: ServerFolder) -> PowerOff:
+    """End the process, whatever the guest is doing; its disk file is left in order."""
+    found = process.find(folder.pid, folder.id)
+    if found is None:
+        return PowerOff.ALREADY_OFF
+    # The connection may end before the answer has come.
+    with (
+        contextlib.suppress(MonitorError, MonitorGone),
+        Monitor(folder.path, patience=5) as monitor,
+    ):
+        monitor.execute("quit")
+    if process.wait(found, 5):
+        return PowerOff.FORCED
+    if process.kill(found, folder.pid, folder.id):
+        return PowerOff.KILLED
+    raise ComputeError("The server's process cannot be ended.")
+
+
+@contextlib.contextmanager
+def disk_monitor(
+    settings: QemuSettings, folder: ServerFolder, image: ImageFile | None
+) -> Iterator[Monitor]:
+    """For work on the server's disk, whether the server runs or not."""
+    if is_running(folder):
+        with Monitor(folder.path) as monitor:
+            yield monitor
+        return
+    end(folder)
+    with idle_monitor(settings, folder, image) as monitor:
+        yield monitor
+
+
+def _look_after_shutdown(settings: QemuSettings, folder: ServerFolder) -> Observed:
+    state = folder.state()
+    if state.wanted is Wanted.REBOOT:
+        reset(folder)
+        return observed(settings, folder, PowerState.RUNNING)
+    if state.wanted is not Wanted.OFF:
+        state = replace(state, wanted=Wanted.OFF, reason=_FROM_INSIDE)
+        folder.save(state)
+    end(folder)
+    return observed(settings, folder, PowerState.SHUTDOWN, state.reason)
+
+
+def _look_back(folder: ServerFolder) -> tuple[PowerState, str]:
+    """Without a process: how it came to that, and why."""
+    state: State = folder.state()
+    if state.wanted is Wanted.NEW:
+        return PowerState.NOSTATE, state.reason
+    if state.wanted is Wanted.OFF:
+        return PowerState.SHUTDOWN, state.reason
+    if state.host != process.host_start():
+        return PowerState.SHUTDOWN, _BY_RESTART
+    said = console.clean(console.read_end(folder.log, 500)).strip().rpartition("\n")[2]
+    reason = "The server's process ended without being asked to."
+    return PowerState.CRASHED, f"{reason} {said}".strip()

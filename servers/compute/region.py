@@ -1,0 +1,76 @@
+"""What the region can do at all, and how much of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from servers.compute import process
+from servers.compute.base import ComputeError, NoCapacity, ServerSpec
+from servers.compute.folder import ServerFolder, State, all_folders, region_locked
+from servers.compute.launch import QEMU, QemuSettings
+
+# The first whose `screendump` writes PNG.
+_OLDEST_QEMU = (7, 1)
+# Left free, so that servers that run can go on writing.
+_RESERVE = 256 << 20
+
+
+def find_reason(settings: QemuSettings) -> str | None:
+    """Why no server can run here, as a sentence, or None."""
+    try:
+        said = subprocess.run(
+            [process.program(QEMU), "--version"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=20,
+        ).stdout
+        for name in ("qemu-img", "openssl"):
+            process.program(name)
+        process.check_user(settings.user)
+        settings.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except ComputeError as error:
+        return str(error)
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"The region cannot run servers: {error}."
+    found = re.search(r"version (\d+)\.(\d+)", said)
+    if found is None or (int(found[1]), int(found[2])) < _OLDEST_QEMU:
+        return "The region's QEMU is too old: it needs 7.1 or newer."
+    if settings.accelerator not in ("tcg", "kvm"):
+        return f"The region has an unknown accelerator, “{settings.accelerator}”."
+    if settings.accelerator == "kvm" and not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return "The region is set to use KVM, but its host does not offer it."
+    return None
+
+
+def reserve(settings: QemuSettings, folder: ServerFolder, spec: ServerSpec) -> None:
+    """Take the server's place in the region, which it keeps until it is destroyed;
+    so one that was switched off always finds room when it is started again."""
+    with region_locked(settings.folder):
+        if folder.exists():
+            return
+        others = [one for one in all_folders(settings.folder) if one.exists()]
+        if len(others) >= settings.max_servers:
+            raise NoCapacity(
+                f"The region has no capacity left: all of its {settings.max_servers}"
+                " servers are taken. Delete one, or choose another region."
+            )
+        used = sum(one.state().memory_mb for one in others)
+        free = settings.max_memory_mb - used
+        if spec.memory_mb > free:
+            raise NoCapacity(
+                f"The region has no capacity left: {max(free, 0)} MB of memory are"
+                f" free, the server needs {spec.memory_mb} MB."
+            )
+        folder.create(State(memory_mb=spec.memory_mb))
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Ask first, since a full disk would pause the servers that run."""
+    free = shutil.disk_usage(folder).free - _RESERVE
+    if needed > free:
+        raise NoCapacity("The region has too little disk space left for this.")
