@@ -1,0 +1,576 @@
+"""The life of a server.
+
+    (order) -> BUILD -> ACTIVE <-> SHUTOFF
+               BUILD -> ERROR      ACTIVE -> ERROR (crashed) -> ACTIVE
+    (delete) ends it in any state.
+
+A deed takes two steps. The verb marks the row with a task, in the WHERE clause, and
+hands a job to the worker in the same transaction; the worker does it and settles the
+row, unless another deed has been marked since. Every step leaves a ServerEvent.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.db import models, transaction
+from django.db.models import Q
+from django.utils import timezone
+from django.utils.text import slugify
+from procrastinate.contrib.django import app as jobs
+from procrastinate.exceptions import AlreadyEnqueued
+
+from accounts.models import Account, Region, User
+from accounts.regions import RegionChoice
+from controlpanel.http import Conflict, TooMany
+from images.models import Blob, Image
+from servers.keys import read_public_key
+
+GIB = 1 << 30
+
+
+class ServerConflict(Conflict):
+    """The server is not in a state that allows this."""
+
+
+class NotBootable(Conflict):
+    """The image cannot become a server of the account, or not any more."""
+
+
+class AlreadyOrdered(Conflict):
+    """The same form was sent twice; `server` is what its first sending made."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(f"{server} has been created by this form already.")
+        self.server = server
+
+
+class What(models.TextChoices):
+    """What can happen to a server: first what users order, then what came of it."""
+
+    CREATE = "create", "Create"
+    REBOOT = "reboot", "Reboot"
+    REBOOT_HARD = "reboot_hard", "Hard reboot"
+    POWER_OFF = "power_off", "Power off"
+    POWER_ON = "power_on", "Power on"
+    RENAME = "rename", "Rename"
+    DELETE = "delete", "Delete"
+    STARTED = "started", "Running"
+    PROMPT = "prompt", "Login prompt on the console"
+    STOPPED = "stopped", "Shut off"
+    FAILED = "failed", "Failed"
+    DELETED = "deleted", "Deleted"
+
+
+class Flavor(models.Model):
+    """A size of server that the cloud sells. Its figures never change."""
+
+    id = models.SlugField(primary_key=True, max_length=50)
+    name = models.CharField(max_length=100)
+    ram_mb = models.PositiveIntegerField("RAM (MB)")
+    vcpus = models.PositiveIntegerField("virtual CPUs", default=1)
+    disk_gb = models.PositiveIntegerField("disk (GB)")
+    is_public = models.BooleanField(
+        "offered", default=True, help_text="New servers may be made with it."
+    )
+    position = models.PositiveIntegerField(default=0)
+
+    class Meta:
+        ordering = ["position", "ram_mb", "id"]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(ram_mb__gt=0, vcpus__gt=0, disk_gb__gt=0),
+                name="servers_flavor_figures_positive",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def figures(self) -> str:
+        cpus = "1 vCPU" if self.vcpus == 1 else f"{self.vcpus} vCPUs"
+        return f"{self.ram_mb} MB RAM, {cpus}, {self.disk_gb} GB disk"
+
+    def why_not(self, image: Image) -> str:
+        """Why a server of this size cannot start from the image; empty if it can."""
+        if self.ram_mb < image.min_ram_mb:
+            return f"The image needs at least {image.min_ram_mb} MB RAM."
+        if self.disk_gb < image.min_disk_gb:
+            return f"The image needs a disk of at least {image.min_disk_gb} GB."
+        if self.disk_gb * GIB < image.virtual_size:
+            needed = -(-image.virtual_size // GIB)
+            return f"The disk of the image alone has {needed} GB."
+        return ""
+
+
+class SSHKey(models.Model):
+    """A public key that the account's users put on their servers."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    account = models.ForeignKey(
+        Account, on_delete=models.CASCADE, related_name="ssh_keys", db_index=False
+    )
+    name = models.CharField(max_length=100)
+    public_key = models.TextField(max_length=4000)
+    fingerprint = models.CharField(max_length=60, editable=False)
+    created_by = models.CharField(max_length=150, editable=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["account", "name"],
+                name="servers_sshkey_name_once",
+                violation_error_message="There is a key with this name already.",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def kind(self) -> str:
+        return self.public_key.partition(" ")[0]
+
+    @classmethod
+    def add(cls, account: Account, *, name: str, public_key: str, by: User) -> SSHKey:
+        """Keep a key; raises KeyRefused if the text is none."""
+        key = read_public_key(public_key)
+        return cls.objects.create(
+            account=account,
+            name=name,
+            public_key=key.line,
+            fingerprint=key.fingerprint,
+            created_by=by.get_username(),
+        )
+
+
+class ServerQuerySet(models.QuerySet["Server"]):
+    def owned_by(self, account: Account) -> ServerQuerySet:
+        return self.filter(account=account)
+
+    def in_region(self, region: RegionChoice | None) -> ServerQuerySet:
+        """Servers of one region, or of all when none is given."""
+        return self.filter(region=region.code) if region else self.all()
+
+    def settled(self) -> ServerQuerySet:
+        """Servers that have been built, and with which nothing is being done."""
+        return self.filter(task="", launched_at__isnull=False)
+
+    @transaction.atomic
+    def order(
+        self,
+        account: Account,
+        image: Image,
+        flavor: Flavor,
+        *,
+        name: str,
+        password_hash: str,
+        public_key: str,
+        token: UUID,
+        by: User,
+    ) -> Server:
+        """Make the row of a new server and have the worker build it.
+
+        Raises NotBootable, AlreadyOrdered, or TooMany where a limit is reached.
+        """
+        # Locked, so that the limit holds, and a form that is sent twice waits for
+        # itself. Without the key, for shares that are offered meanwhile refer to it.
+        Account.objects.select_for_update(no_key=True).get(pk=account.pk)
+        twin = self.filter(account=account, order_token=token).first()
+        if twin:
+            raise AlreadyOrdered(twin)
+        self._keep_limits(account, image)
+        image = lock_bootable(image.pk, account)
+        if refusal := flavor.why_not(image):
+            raise NotBootable(refusal)
+        server = self.create(
+            account=account,
+            region_id=image.region_id,
+            name=name,
+            image=image,
+            image_name=image.name,
+            image_owner_id=image.owner_id,
+            blob=image.blob,
+            flavor=flavor,
+            password_hash=password_hash,
+            public_key=public_key,
+            order_token=token,
+            created_by=by.get_username(),
+            changed_at=timezone.now(),
+        )
+        server.record(What.CREATE, by=by, note=f"From {image.name}, {flavor.name}")
+        server.defer("build")
+        return server
+
+    def _keep_limits(self, account: Account, image: Image) -> None:
+        limit = settings.COMPUTE["servers_per_account"]
+        if len(self.filter(account=account).values_list("pk")[:limit]) >= limit:
+            raise TooMany(f"An account has at most {limit} servers. Delete one first.")
+        limit = settings.COMPUTE["max_servers"]
+        here = self.filter(region__backend=image.region.backend).values_list("pk")
+        if len(here[:limit]) >= limit:
+            raise TooMany(
+                f"There is no room for another server in {image.region.name} at "
+                "present. Nothing was created; try again later."
+            )
+
+
+def lock_bootable(image_id: UUID, account: Account) -> Image:
+    """The image if it may become a server of the account, and stays so until the end
+    of the transaction: neither deleted nor withdrawn meanwhile.
+    """
+    # The image before its share, as everywhere. A withdrawal deletes the share's row,
+    # a removal writes it: both wait.
+    locked = Image.objects.select_for_update(of=["self"], no_key=True)
+    image = locked.select_related("region").filter(pk=image_id).first()
+    if image is None:
+        raise NotBootable("The image has been deleted.")
+    if image.owner_id not in {None, account.pk}:
+        shares = account.received_shares.accepted().filter(image=image)
+        if not shares.select_for_update().first():
+            raise NotBootable(f"{image} is no longer shared with this account.")
+    if not Image.objects.bootable_by(account).filter(pk=image.pk).exists():
+        raise NotBootable(
+            f"{image} cannot be booted at present: it is "
+            f"{image.get_status_display().lower()}, or its owner is suspended."
+        )
+    return image
+
+
+class Server(models.Model):
+    """A machine of an account, on an overlay of the image that it was made from."""
+
+    class Status(models.TextChoices):
+        BUILD = "BUILD", "Building"
+        ACTIVE = "ACTIVE", "Active"
+        SHUTOFF = "SHUTOFF", "Shut off"
+        ERROR = "ERROR", "Error"
+
+    class Task(models.TextChoices):
+        SPAWNING = "spawning", "Building"
+        REBOOTING = "rebooting", "Rebooting"
+        REBOOTING_HARD = "rebooting_hard", "Rebooting hard"
+        POWERING_OFF = "powering-off", "Powering off"
+        POWERING_ON = "powering-on", "Powering on"
+        DELETING = "deleting", "Deleting"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    account = models.ForeignKey(
+        Account, on_delete=models.PROTECT, related_name="servers", db_index=False
+    )
+    region = models.ForeignKey(
+        Region, on_delete=models.PROTECT, related_name="servers", db_index=False
+    )
+    name = models.CharField(max_length=255)
+    flavor = models.ForeignKey(
+        Flavor, on_delete=models.PROTECT, related_name="servers", db_index=False
+    )
+    # What it was made from, and by names again, since an image may go. Its data stays
+    # as long as the server needs it: that is the blob.
+    image = models.ForeignKey(
+        Image, null=True, on_delete=models.SET_NULL, related_name="servers"
+    )
+    image_name = models.CharField(max_length=255, editable=False)
+    image_owner = models.ForeignKey(
+        Account, null=True, on_delete=models.PROTECT, related_name="+", db_index=False
+    )
+    blob = models.ForeignKey(
+        Blob, null=True, on_delete=models.PROTECT, related_name="servers"
+    )
+    status = models.CharField(
+        max_length=10, choices=Status, default=Status.BUILD, editable=False
+    )
+    task = models.CharField(
+        max_length=15,
+        choices=Task,
+        default=Task.SPAWNING,
+        blank=True,
+        editable=False,
+    )
+    # Why it is in error, or was shut off: a sentence for its user.
+    reason = models.CharField(max_length=500, blank=True, editable=False)
+    password_hash = models.CharField(max_length=128, editable=False)
+    public_key = models.TextField(blank=True, editable=False)
+    ssh_host = models.CharField(max_length=100, blank=True, editable=False)
+    ssh_port = models.PositiveIntegerField(default=0, editable=False)
+    order_token = models.UUIDField(editable=False)
+    created_by = models.CharField(max_length=150, editable=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    # Grows with every change: an open page asks by it whether there is news.
+    changed_at = models.DateTimeField(editable=False)
+    # When its process started last, when it did so first, and when its console
+    # first asked for a login.
+    started_at = models.DateTimeField(null=True, editable=False)
+    launched_at = models.DateTimeField(null=True, editable=False)
+    prompt_at = models.DateTimeField(null=True, editable=False)
+
+    objects = ServerQuerySet.as_manager()
+
+    class Meta:
+        indexes = [
+            models.Index(
+                fields=["account", "-created_at", "-id"], name="servers_own_created"
+            ),
+            models.Index(
+                fields=["account", "region", "-created_at", "-id"],
+                name="servers_reg_created",
+            ),
+        ]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["account", "order_token"], name="servers_server_ordered_once"
+            ),
+            models.CheckConstraint(
+                condition=Q(status__in=["BUILD", "ACTIVE", "SHUTOFF", "ERROR"]),
+                name="servers_server_status_valid",
+            ),
+            models.CheckConstraint(
+                condition=Q(
+                    task__in=[
+                        "",
+                        "spawning",
+                        "rebooting",
+                        "rebooting_hard",
+                        "powering-off",
+                        "powering-on",
+                        "deleting",
+                    ]
+                ),
+                name="servers_server_task_valid",
+            ),
+            models.CheckConstraint(
+                condition=Q(ssh_port__lte=65535), name="servers_server_port_valid"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    # Questions
+
+    @property
+    def is_active(self) -> bool:
+        return self.status == self.Status.ACTIVE
+
+    @property
+    def is_broken(self) -> bool:
+        return self.status == self.Status.ERROR
+
+    @property
+    def is_deleting(self) -> bool:
+        return self.task == self.Task.DELETING
+
+    @property
+    def is_changing(self) -> bool:
+        """Something is being done with it: pages ask again in a moment."""
+        return bool(self.task)
+
+    @property
+    def is_booting(self) -> bool:
+        """Running, but not yet seen to ask for a login, in its first minutes."""
+        if not self.is_active or self.prompt_at or not self.started_at:
+            return False
+        return (timezone.now() - self.started_at).total_seconds() < 300
+
+    @property
+    def is_from_shared_image(self) -> bool:
+        return self.image_owner_id not in {None, self.account_id}
+
+    @property
+    def can_be_rebooted(self) -> bool:
+        return self.is_active and not self.task
+
+    @property
+    def can_be_powered_off(self) -> bool:
+        return self.is_active and not self.task
+
+    @property
+    def can_be_powered_on(self) -> bool:
+        stopped = self.status in {self.Status.SHUTOFF, self.Status.ERROR}
+        return stopped and not self.task and self.launched_at is not None
+
+    @property
+    def can_be_deleted(self) -> bool:
+        return not self.is_deleting
+
+    @property
+    def state(self) -> str:
+        """Its status in words, or what is being done with it."""
+        return self.get_task_display() or self.get_status_display()
+
+    @property
+    def hostname(self) -> str:
+        """What the machine calls itself: its name as far as that can be one."""
+        name = slugify(self.name).replace("_", "-")[:63].strip("-")
+        name = re.sub("-+", "-", name)
+        return name or f"server-{str(self.pk)[:8]}"
+
+    # Verbs
+
+    def reboot(self, *, by: User, hard: bool = False) -> None:
+        task = self.Task.REBOOTING_HARD if hard else self.Task.REBOOTING
+        self._begin(task, {self.Status.ACTIVE}, by=by)
+
+    def power_off(self, *, by: User) -> None:
+        self._begin(self.Task.POWERING_OFF, {self.Status.ACTIVE}, by=by)
+
+    def power_on(self, *, by: User) -> None:
+        """Start it again, also after it crashed, on the disk that it has."""
+        stopped = {self.Status.SHUTOFF, self.Status.ERROR}
+        self._begin(self.Task.POWERING_ON, stopped, by=by, launched_at__isnull=False)
+
+    @transaction.atomic
+    def delete_later(self, *, by: User) -> None:
+        """Delete the server and its disk. Whatever else is being done comes first."""
+        waiting = Server.objects.filter(pk=self.pk).exclude(task=self.Task.DELETING)
+        if not waiting.update(task=self.Task.DELETING, changed_at=timezone.now()):
+            raise ServerConflict(f"{self} is being deleted already.")
+        self._refresh()
+        self.record(What.DELETE, by=by)
+        self.defer("delete")
+
+    @transaction.atomic
+    def rename(self, name: str, *, by: User) -> None:
+        """Change the name in the panel; the machine keeps its host name."""
+        kept = Server.objects.filter(pk=self.pk).exclude(task=self.Task.DELETING)
+        if not kept.update(name=name, changed_at=timezone.now()):
+            raise ServerConflict(f"{self} has been deleted in the meantime.")
+        self.record(What.RENAME, by=by, note=f"{self.name} to {name}"[:500])
+        self._refresh()
+
+    @transaction.atomic
+    def _begin(
+        self, task: Task, allowed: set[Status], *, by: User, **also: object
+    ) -> None:
+        # The WHERE clause is the guard: of two simultaneous deeds only one matches.
+        begun = Server.objects.filter(
+            pk=self.pk, task="", status__in=allowed, **also
+        ).update(task=task, changed_at=timezone.now())
+        if not begun:
+            raise ServerConflict(self._why_not_begun(task))
+        self._refresh()
+        self.record(_RECORDED[task], by=by)
+        self.defer(JOBS[Server.Task(task)])
+
+    def _why_not_begun(self, task: Task) -> str:
+        current = Server.objects.filter(pk=self.pk).first()
+        if current is None:
+            return f"{self} has been deleted."
+        if current.task:
+            return f"{self}: {current.state} is under way. Wait until it is done."
+        return (
+            f"{self} is {current.get_status_display().lower()}, so "
+            f"“{_RECORDED[task].label}” cannot be done."
+        )
+
+    # The worker's verbs
+
+    @transaction.atomic
+    def settle(self, what: What | None, *, note: str = "", **changes: Any) -> bool:
+        """Write how things stand, unless another deed was begun since this was read."""
+        same = Server.objects.filter(pk=self.pk, task=self.task, status=self.status)
+        settled = same.update(changed_at=timezone.now(), **changes)
+        if not settled:
+            return False
+        self._refresh()
+        if what:
+            self.record(what, note=note)
+        return True
+
+    @transaction.atomic
+    def forget(self) -> None:
+        """Its disk is gone: let go of the image's data, and delete the row."""
+        locked = Server.objects.select_for_update(of=["self"]).select_related("blob")
+        server = locked.filter(pk=self.pk).first()
+        if server is None:
+            return
+        server.record(What.DELETED)
+        blob = server.blob
+        server.delete()
+        if blob:
+            blob.release()
+
+    def record(self, what: What, *, by: User | None = None, note: str = "") -> None:
+        """Write down what happened; nobody stands for the cloud itself."""
+        ServerEvent.objects.create(
+            server_id=self.pk,
+            server_name=self.name,
+            account_id=self.account_id,
+            what=what,
+            actor_name=by.get_username() if by else "",
+            note=note[:500],
+        )
+
+    def defer(self, job: str) -> None:
+        """Have the worker do it, after all that it was told to do with this server."""
+        try:
+            with transaction.atomic():
+                jobs.configure_task(
+                    f"servers.tasks.{job}",
+                    queue="servers",
+                    lock=f"server-{self.pk}",
+                    queueing_lock=f"{job}-{self.pk}",
+                ).defer(server_id=str(self.pk))
+        except AlreadyEnqueued:
+            pass  # the one that waits reads the row when its turn comes
+
+    def _refresh(self) -> None:
+        self.refresh_from_db(
+            fields=[
+                "name",
+                "status",
+                "task",
+                "reason",
+                "ssh_host",
+                "ssh_port",
+                "changed_at",
+                "started_at",
+                "launched_at",
+                "prompt_at",
+            ]
+        )
+
+
+JOBS = {
+    Server.Task.SPAWNING: "build",
+    Server.Task.REBOOTING: "reboot",
+    Server.Task.REBOOTING_HARD: "reboot",
+    Server.Task.POWERING_OFF: "power_off",
+    Server.Task.POWERING_ON: "power_on",
+    Server.Task.DELETING: "delete",
+}
+_RECORDED = {
+    Server.Task.REBOOTING: What.REBOOT,
+    Server.Task.REBOOTING_HARD: What.REBOOT_HARD,
+    Server.Task.POWERING_OFF: What.POWER_OFF,
+    Server.Task.POWERING_ON: What.POWER_ON,
+}
+
+
+class ServerEvent(models.Model):
+    """What happened to a server; written once, never changed, and it outlives it."""
+
+    server_id = models.UUIDField()
+    server_name = models.CharField(max_length=255)
+    account = models.ForeignKey(
+        Account, on_delete=models.PROTECT, related_name="+", db_index=False
+    )
+    what = models.CharField(max_length=20, choices=What)
+    actor_name = models.CharField(max_length=150, blank=True)
+    note = models.CharField(max_length=500, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["account", "server_id", "id"], name="servers_event"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.server_name}: {self.get_what_display()}"
