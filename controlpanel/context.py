@@ -1,5 +1,6 @@
 from django.conf import settings
 from django.http import HttpRequest
+from django.templatetags.static import static
 
 
 def product(request: HttpRequest) -> dict[str, str]:
@@ -7,4 +8,5 @@ def product(request: HttpRequest) -> dict[str, str]:
     return {
         "product_name": settings.PRODUCT_NAME,
         "support_email": settings.SUPPORT_EMAIL,
+        "icons": static("icons.svg"),
     }
