@@ -1,0 +1,286 @@
+"""What the worker does with servers, one job at a time for each server.
+
+A job may be cut short and run again: each reads the row, does what the row's task
+says, by verbs of the backend that may be repeated, and settles the row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from datetime import timedelta
+from uuid import UUID
+
+from django.db import transaction
+from django.utils import timezone
+from procrastinate import RetryStrategy
+from procrastinate.contrib.django import app as jobs
+
+from images.stores import StoreError, store_for
+from servers.compute.backends import compute_for
+from servers.compute.base import (
+    Compute,
+    ComputeError,
+    ImageFile,
+    NotRunning,
+    Observed,
+    PowerOff,
+    PowerState,
+    ServerBusy,
+    ServerSpec,
+)
+from servers.models import (
+    JOBS,
+    NotBootable,
+    Server,
+    ServerQuerySet,
+    What,
+    lock_bootable,
+)
+
+log = logging.getLogger("panel.servers")
+
+_AGAIN = RetryStrategy(max_attempts=10, wait=5, retry_exceptions=[ServerBusy])
+_STUCK_AFTER = timedelta(minutes=2)
+_ENDED = {
+    PowerOff.ALREADY_OFF: "",
+    PowerOff.IN_ORDER: "",
+    PowerOff.FORCED: "It did not shut down by itself in time, so its power was cut.",
+    PowerOff.KILLED: "It did not answer any more and was ended by force.",
+}
+_PROMPT = re.compile(r"login: *$", re.MULTILINE)
+_LOST = "The region does not know this server any more."
+
+
+@jobs.task(queue="servers", retry=_AGAIN)
+def build(server_id: str) -> None:
+    server = _with_task(server_id, Server.Task.SPAWNING)
+    if server is None:
+        return
+    try:
+        compute = compute_for(server.region.backend)
+        found = compute.observe(server.pk)
+        # Found running: an earlier run of this job was cut short right after it.
+        if found.power_state is not PowerState.RUNNING:
+            found = _spawn(compute, server)
+    except ServerBusy:
+        raise
+    except (ComputeError, StoreError, NotBootable) as error:
+        log.warning("server %s was not built: %s", server.pk, error)
+        with contextlib.suppress(ComputeError):
+            compute_for(server.region.backend).destroy(server.pk)
+        _fail(server, str(error))
+        return
+    _settle_started(server, found, launched_at=timezone.now())
+
+
+@jobs.task(queue="servers", retry=_AGAIN)
+def reboot(server_id: str) -> None:
+    hard = Server.Task.REBOOTING_HARD
+    server = _with_task(server_id, Server.Task.REBOOTING, hard)
+    if server is None:
+        return
+    try:
+        compute = compute_for(server.region.backend)
+        found = compute.reboot(server.pk, hard=server.task == hard)
+    except ServerBusy:
+        raise
+    except NotRunning as error:
+        _settle_stopped(server, str(error))
+    except ComputeError as error:
+        _fail(server, str(error))
+    else:
+        _settle_started(server, found)
+
+
+@jobs.task(queue="servers", retry=_AGAIN)
+def power_off(server_id: str) -> None:
+    server = _with_task(server_id, Server.Task.POWERING_OFF)
+    if server is None:
+        return
+    try:
+        how = compute_for(server.region.backend).power_off(server.pk)
+    except ServerBusy:
+        raise
+    except ComputeError as error:
+        _fail(server, str(error))
+    else:
+        _settle_stopped(server, _ENDED[how])
+
+
+@jobs.task(queue="servers", retry=_AGAIN)
+def power_on(server_id: str) -> None:
+    server = _with_task(server_id, Server.Task.POWERING_ON)
+    if server is None:
+        return
+    try:
+        compute = compute_for(server.region.backend)
+        found = compute.power_on(_spec_of(server))
+    except ServerBusy:
+        raise
+    except (ComputeError, StoreError) as error:
+        _fail(server, str(error))
+    else:
+        _settle_started(server, found)
+
+
+@jobs.task(queue="servers", retry=_AGAIN)
+def delete(server_id: str) -> None:
+    server = _with_task(server_id, Server.Task.DELETING)
+    if server is None:
+        return
+    try:
+        compute_for(server.region.backend).destroy(server.pk)
+    except ServerBusy:
+        raise
+    except ComputeError as error:
+        _fail(server, f"It could not be deleted: {error}")
+    else:
+        server.forget()
+
+
+@jobs.task(queue="servers")
+def screenshot(server_id: str) -> None:
+    server = _known().filter(pk=server_id, status=Server.Status.ACTIVE).first()
+    if server:
+        with contextlib.suppress(ComputeError):
+            compute_for(server.region.backend).screenshot(server.pk)
+
+
+@jobs.periodic(cron="*/10 * * * * *")
+@jobs.task(queue="servers", lock="reconcile", queueing_lock="reconcile")
+def reconcile(timestamp: int) -> None:
+    """Compare what runs with what the rows say; a worker that starts does it first."""
+    for server in _known().settled():
+        try:
+            _reconcile(server)
+        except ComputeError as error:
+            log.warning("server %s cannot be observed: %s", server.pk, error)
+    # A job that failed by a fault of ours, or was lost, is given another try.
+    before = timezone.now() - _STUCK_AFTER
+    for server in _known().exclude(task="").filter(changed_at__lt=before):
+        server.defer(JOBS[Server.Task(server.task)])
+
+
+def _reconcile(server: Server) -> None:
+    compute = compute_for(server.region.backend)
+    found = compute.observe(server.pk)
+    was_active = server.is_active
+    match found.power_state:
+        case PowerState.RUNNING if not was_active:
+            _settle_started(server, found)
+        case PowerState.RUNNING:
+            _look_closer(compute, server, found)
+        case PowerState.SHUTDOWN if was_active:
+            _settle_stopped(server, found.reason)
+        case PowerState.CRASHED | PowerState.PAUSED if not server.is_broken:
+            _fail(server, found.reason or "It has crashed.")
+        case PowerState.NOSTATE if not server.is_broken:
+            _fail(server, found.reason or _LOST)
+
+
+def _look_closer(compute: Compute, server: Server, found: Observed) -> None:
+    """A server that runs as it should: its address, and whether it asks for a login."""
+    seen = (server.ssh_host, server.ssh_port, server.reason)
+    if seen != (found.ssh_host, found.ssh_port, found.reason):
+        server.settle(
+            None,
+            ssh_host=found.ssh_host,
+            ssh_port=found.ssh_port,
+            reason=found.reason,
+        )
+    now, started = timezone.now(), server.started_at
+    # The console still shows the prompt of before for a moment after a reboot.
+    if server.prompt_at or not started or now - started < timedelta(seconds=3):
+        return
+    lines = compute.console_log(server.pk, max_bytes=2000).rstrip().splitlines()
+    if _PROMPT.search("\n".join(lines[-3:])):
+        seconds = round((now - started).total_seconds())
+        note = f"About {seconds} s after the start"
+        server.settle(What.PROMPT, note=note, prompt_at=now)
+
+
+def stop_all(*, patience: float) -> int:
+    """Shut off every server of this panel, because its region is about to stop."""
+    stopped = 0
+    for server in _known().filter(status=Server.Status.ACTIVE):
+        with contextlib.suppress(ComputeError):
+            compute_for(server.region.backend).power_off(server.pk, patience=patience)
+            if not server.task:
+                _settle_stopped(server, "Shut off by a restart of the region.")
+            stopped += 1
+    return stopped
+
+
+def _known() -> ServerQuerySet:
+    return Server.objects.select_related("account", "region", "flavor", "blob")
+
+
+def _with_task(server_id: str, *tasks: Server.Task) -> Server | None:
+    """The server if this is still to be done; otherwise it is done, or overtaken."""
+    return _known().filter(pk=UUID(server_id), task__in=tasks).first()
+
+
+def _spawn(compute: Compute, server: Server) -> Observed:
+    """Make the disk and start the server, while the image cannot be withdrawn."""
+    with transaction.atomic():
+        if server.image_id is None:
+            raise NotBootable("The image has been deleted.")
+        lock_bootable(server.image_id, server.account)
+        return compute.spawn(_spec_of(server))
+
+
+def _spec_of(server: Server) -> ServerSpec:
+    image = None
+    if server.blob:
+        path = store_for(server.region.backend).path(server.blob.digest)
+        raw = server.blob.disk_format == "raw"
+        image = ImageFile(path=path, format="raw" if raw else "qcow2")
+    return ServerSpec(
+        id=server.pk,
+        hostname=server.hostname,
+        memory_mb=server.flavor.ram_mb,
+        vcpus=server.flavor.vcpus,
+        disk_gb=server.flavor.disk_gb,
+        image=image,
+        password_hash=server.password_hash,
+        public_keys=(server.public_key,) if server.public_key else (),
+    )
+
+
+def _settle_started(server: Server, found: Observed, **changes: object) -> None:
+    if found.power_state is not PowerState.RUNNING:
+        _settle_stopped(server, found.reason)
+        return
+    server.settle(
+        What.STARTED,
+        status=Server.Status.ACTIVE,
+        task="",
+        reason=found.reason,
+        ssh_host=found.ssh_host,
+        ssh_port=found.ssh_port,
+        started_at=timezone.now(),
+        prompt_at=None,
+        **changes,
+    )
+
+
+def _settle_stopped(server: Server, reason: str) -> None:
+    server.settle(
+        What.STOPPED,
+        note=reason,
+        status=Server.Status.SHUTOFF,
+        task="",
+        reason=reason,
+    )
+
+
+def _fail(server: Server, reason: str) -> None:
+    server.settle(
+        What.FAILED,
+        note=reason,
+        status=Server.Status.ERROR,
+        task="",
+        reason=reason[:500],
+    )
