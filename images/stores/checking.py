@@ -37,7 +37,9 @@ DRIVERS = {
 }
 KEPT = {"raw", "qcow2"}
 DAMAGED = "The image is damaged or incomplete: please upload it again."
+# What qemu-img check exits with besides 0 for a usable image.
 LEAKS_ONLY = 3
+NO_SUCH_CHECK = 63
 
 
 def missing_program() -> str:
@@ -76,9 +78,7 @@ class Checker:
     ) -> None:
         """Read a qcow2 from end to end, so that no later boot meets damage first."""
         limits = self._limits_for(found.virtual_size)
-        checked = run_limited(_qemu_img("check", "-f", "qcow2", path), limits)
-        if checked.code not in {0, LEAKS_ONLY}:
-            raise _fault(checked)
+        self._refuse_inconsistent(path, found, limits)
         # The blocks go nowhere: this costs time, but no space.
         read = run_limited(
             [
@@ -103,6 +103,7 @@ class Checker:
     ) -> None:
         """Write the image anew as compressed qcow2, in at most `room` bytes."""
         limits = self._limits_for(found.virtual_size)
+        self._refuse_inconsistent(path, found, limits)
         wanted = found.virtual_size + found.virtual_size // 8 + (64 << 20)
         done = run_limited(
             [
@@ -160,6 +161,15 @@ class Checker:
             )
         if read.failed:
             raise _fault(read)
+
+    def _refuse_inconsistent(
+        self, path: Path, found: Inspection, limits: Limits
+    ) -> None:
+        checked = run_limited(
+            _qemu_img("check", "-f", DRIVERS[found.format], path), limits
+        )
+        if checked.code not in {0, LEAKS_ONLY, NO_SUCH_CHECK}:
+            raise _fault(checked)
 
     def _refuse_size(self, virtual_size: int) -> None:
         if virtual_size <= 0:
