@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import fields
-from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 
@@ -22,8 +22,10 @@ def compute_for(backend_name: str) -> Compute:
             f"The region's backend “{backend_name}” is not known here."
         )
     names = {field.name for field in fields(QemuSettings)}
-    chosen = {name: value for name, value in settings.COMPUTE.items() if name in names}
-    return _local(QemuSettings(folder=Path(settings.DATA_DIR) / "servers", **chosen))
+    chosen: dict[str, Any] = {
+        name: value for name, value in settings.COMPUTE.items() if name in names
+    }
+    return _local(QemuSettings(folder=settings.DATA_DIR / "servers", **chosen))
 
 
 @functools.lru_cache(maxsize=8)

@@ -4,7 +4,7 @@
     disk.qcow2     the overlay on the image     seed.tar     host name, hash, keys
     pid            its process, if one was started            qmp  its control socket
     console.log    the serial port              qemu.log     what QEMU complained of
-    screen.png     the last picture of the screen
+    screen.png     the last picture of the screen             snapshot.qcow2   a draft
 
 All of it belongs to the worker alone. QEMU runs as another user and is handed the
 files open, so it needs no way into the folder or into those above it.
@@ -60,6 +60,7 @@ class ServerFolder:
         self.console = self.path / "console.log"
         self.log = self.path / "qemu.log"
         self.screen = self.path / "screen.png"
+        self.snapshot = self.path / "snapshot.qcow2"
         self._state = self.path / "state.json"
 
     def exists(self) -> bool:
@@ -76,9 +77,10 @@ class ServerFolder:
     def delete(self) -> None:
         """First out of sight, then file by file; a later call ends what was begun."""
         gone = self.path.with_suffix(_GONE)
-        if gone.exists():
-            shutil.rmtree(gone)
-        with contextlib.suppress(FileNotFoundError):
+        for rest in (self.path.with_suffix(_NEW), gone):
+            if rest.exists():
+                shutil.rmtree(rest)
+        if self.path.exists():
             self.path.rename(gone)
             shutil.rmtree(gone)
 
@@ -132,13 +134,12 @@ def region_locked(root: Path) -> Iterator[None]:
 
 
 def all_folders(root: Path) -> list[ServerFolder]:
-    """Every server, also those of which a deletion that was cut short left files."""
+    """Every server, also those that were half made or half deleted."""
     found = set()
     with contextlib.suppress(FileNotFoundError):
         for path in root.iterdir():
-            if path.suffix != _NEW:
-                with contextlib.suppress(ValueError):
-                    found.add(UUID(path.stem))
+            with contextlib.suppress(ValueError):
+                found.add(UUID(path.stem))
     return [ServerFolder(root, server_id) for server_id in sorted(found)]
 
 

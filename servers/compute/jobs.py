@@ -70,6 +70,11 @@ def snapshot(monitor: Monitor, target: int, progress: Progress | None) -> None:
             monitor.execute("remove-fd", {"fdset-id": files})
 
 
+def abandon_snapshot(monitor: Monitor) -> None:
+    """Stop a snapshot whose worker has died; without one this does nothing."""
+    _abandon(monitor, _SNAPSHOT)
+
+
 def _finish(monitor: Monitor, name: str, progress: Progress | None) -> None:
     last, moved = -1, time.monotonic()
     while True:

@@ -33,7 +33,8 @@ class QemuSettings:
     ssh_ports: tuple[int, int] = (0, 0)
     max_servers: int = 20
     max_memory_mb: int = 8192
-    # Takes effect when the worker runs as root; empty: as whoever the worker is.
+    # A name or a number. Takes effect when the worker runs as root; empty: as whoever
+    # the worker is.
     user: str = "nobody"
 
 
@@ -141,10 +142,12 @@ def _launch(
     others: tuple[int, ...],
 ) -> None:
     disk = _open(opened, folder.disk, os.O_RDWR)
-    try:
-        blob = image and _open(opened, image.path, os.O_RDONLY)
-    except FileNotFoundError:
-        raise disks.image_gone() from None
+    blob: int | None = None
+    if image is not None:
+        try:
+            blob = _open(opened, image.path, os.O_RDONLY)
+        except FileNotFoundError:
+            raise disks.image_gone() from None
     listener = opened.enter_context(qmp.listen(folder.path))
     files = OpenFiles(
         monitor=listener.fileno(),
@@ -159,6 +162,7 @@ def _launch(
         log=folder.log,
         fds=[*others, listener.fileno(), disk, *([] if blob is None else [blob])],
         user=settings.user,
+        kvm=settings.accelerator == "kvm",
     )
     # Ours must be closed, else nobody would notice that QEMU has ended.
     opened.close()

@@ -1,4 +1,4 @@
-"""The life of a server's process. Every caller holds the server's lock."""
+"""The life of a server's process. But for `glance`, callers hold the server's lock."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-from servers.compute import console, process
+from servers.compute import console, jobs, process
 from servers.compute.base import (
     ComputeError,
     ImageFile,
@@ -62,10 +62,11 @@ def look(settings: QemuSettings, folder: ServerFolder) -> Observed:
     console.trim(folder.log)
     if not is_running(folder):
         end(folder)
+        folder.snapshot.unlink(missing_ok=True)
         return observed(settings, folder, *_look_back(folder))
     try:
-        with Monitor(folder.path) as monitor:
-            status = monitor.status()
+        with Monitor(folder.path, patience=3) as monitor:
+            status = _mend(folder, monitor)
     except (MonitorError, MonitorGone):
         if is_running(folder):
             return observed(settings, folder, PowerState.RUNNING, _MUTE)
@@ -74,6 +75,16 @@ def look(settings: QemuSettings, folder: ServerFolder) -> Observed:
         return _look_after_shutdown(settings, folder)
     power = _POWER.get(status, PowerState.PAUSED)
     return observed(settings, folder, power, _REASONS.get(status, ""))
+
+
+def glance(settings: QemuSettings, folder: ServerFolder) -> Observed:
+    """What can be seen while somebody else works with the server."""
+    power = PowerState.NOSTATE
+    if is_running(folder):
+        power = PowerState.RUNNING
+    elif folder.state().wanted is Wanted.OFF:
+        power = PowerState.SHUTDOWN
+    return observed(settings, folder, power)
 
 
 def turn_on(settings: QemuSettings, folder: ServerFolder, spec: ServerSpec) -> None:
@@ -97,7 +108,7 @@ def press_power_button(folder: ServerFolder, patience: float) -> bool:
     deadline = time.monotonic() + patience
     press_at = time.monotonic()
     try:
-        with Monitor(folder.path) as monitor:
+        with Monitor(folder.path, patience=min(10, patience)) as monitor:
             while monitor.status() != "shutdown":
                 if time.monotonic() >= deadline:
                     return False
@@ -133,13 +144,15 @@ def end(folder: ServerFolder) -> PowerOff:
     found = process.find(folder.pid, folder.id)
     if found is None:
         return PowerOff.ALREADY_OFF
-    # The connection may end before the answer has come.
+    has_greeted = False
+    # The connection may well end before the answer to `quit` has come.
     with (
         contextlib.suppress(MonitorError, MonitorGone),
         Monitor(folder.path, patience=5) as monitor,
     ):
+        has_greeted = True
         monitor.execute("quit")
-    if process.wait(found, 5):
+    if process.wait(found, 10 if has_greeted else 0.2):
         return PowerOff.FORCED
     if process.kill(found, folder.pid, folder.id):
         return PowerOff.KILLED
@@ -158,6 +171,19 @@ def disk_monitor(
     end(folder)
     with idle_monitor(settings, folder, image) as monitor:
         yield monitor
+
+
+def _mend(folder: ServerFolder, monitor: Monitor) -> str:
+    """Undo what a worker that died in the midst of something has left."""
+    if folder.snapshot.exists():
+        jobs.abandon_snapshot(monitor)
+        folder.snapshot.unlink()
+    status = monitor.status()
+    # Nobody can ask for a pause: it is one of our own that was never ended.
+    if status in {"paused", "prelaunch"} and folder.state().wanted is not Wanted.OFF:
+        monitor.execute("cont")
+        return monitor.status()
+    return status
 
 
 def _look_after_shutdown(settings: QemuSettings, folder: ServerFolder) -> Observed:

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,22 +36,40 @@ class Found:
 
 
 def find(pid_file: Path, server_id: UUID) -> Found | None:
-    """The server's process. Its id in the arguments guards against a reused pid;
-    a zombie has no arguments and counts as gone."""
+    """The server's process. Its id in the arguments guards against a reused pid."""
     reap()
     try:
         pid = int(pid_file.read_text())
-        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        arguments = _arguments(pid)
     except (OSError, ValueError):
         return None
-    if str(server_id).encode() not in arguments:
+    if not {str(server_id).encode(), b"-machine"}.issubset(arguments):
         return None
     after_machine = arguments[arguments.index(b"-machine") + 1 :]
     return Found(pid, is_idle=after_machine[0] == b"none")
 
 
+def _arguments(pid: int) -> list[bytes]:
+    """None of a zombie, and none of a process that is just ending. The latter still
+    holds its files and its port, so what comes next waits for its end."""
+    for _ in range(50):
+        if arguments := Path(f"/proc/{pid}/cmdline").read_bytes():
+            return arguments.split(b"\0")
+        if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX":
+            break
+        time.sleep(0.02)
+    reap()
+    return []
+
+
 def start(
-    command: Sequence[str], *, pid_file: Path, log: Path, fds: Sequence[int], user: str
+    command: Sequence[str],
+    *,
+    pid_file: Path,
+    log: Path,
+    fds: Sequence[int],
+    user: str,
+    kvm: bool,
 ) -> subprocess.Popen[bytes]:
     """Start QEMU so that it outlives the worker and sees none of its secrets."""
     with pid_file.open("wb") as pid, log.open("ab") as errors:
@@ -63,7 +82,7 @@ def start(
             cwd="/",
             env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
             start_new_session=True,
-            **_rights(user),
+            **rights(user, kvm=kvm),
         )
     with _children_lock:
         _children[process.pid] = process
@@ -115,24 +134,22 @@ def host_start() -> str:
     return f"{boot}/{first[19]}"
 
 
-def check_user(user: str) -> None:
-    """Raise if servers cannot run as this user. Only root can choose another."""
-    _rights(user)
-
-
-def _rights(user: str) -> dict[str, Any]:
+def rights(user: str, *, kvm: bool) -> dict[str, Any]:
+    """Arguments for subprocess that give all rights up, which only root can do."""
     if os.geteuid() != 0 or not user:
         return {}
-    try:
-        entry = pwd.getpwnam(user)
-    except KeyError:
-        raise ComputeUnavailable(
-            f"Servers should run as the user “{user}”, whom this host does not have."
-        ) from None
-    groups = []
-    with contextlib.suppress(OSError):
-        groups = [Path("/dev/kvm").stat().st_gid]
-    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": groups}
+    if user.isdecimal():
+        uid = gid = int(user)
+    else:
+        try:
+            entry = pwd.getpwnam(user)
+        except KeyError:
+            raise ComputeUnavailable(
+                f"Servers should run as the user “{user}”, whom the host does not have."
+            ) from None
+        uid, gid = entry.pw_uid, entry.pw_gid
+    groups = [Path("/dev/kvm").stat().st_gid] if kvm else []
+    return {"user": uid, "group": gid, "extra_groups": groups}
 
 
 def program(name: str) -> str:

@@ -78,13 +78,11 @@ class QemuCompute:
     def observe(self, server_id: UUID) -> Observed:
         folder = self._folder(server_id)
         try:
-            with folder.locked(patience=0):
-                return life.look(self._settings, folder)
-        except ServerBusy:
-            # Whoever works with it has its monitor. That it lives is seen without.
-            runs = life.is_running(folder)
-            power = PowerState.RUNNING if runs else PowerState.SHUTDOWN
-            return life.observed(self._settings, folder, power)
+            try:
+                with _deed(folder, patience=0):
+                    return life.look(self._settings, folder)
+            except ServerBusy:
+                return life.glance(self._settings, folder)
         except ServerNotFound:
             return Observed(power_state=PowerState.NOSTATE)
 
@@ -141,7 +139,7 @@ class QemuCompute:
         self, spec: ServerSpec, target: Path, progress: Progress | None = None
     ) -> None:
         folder = self._folder(spec.id)
-        draft = folder.path / "snapshot.qcow2"
+        draft = folder.snapshot
         with _deed(folder):
             image = needed_image(folder, spec)
             needed = disks.allocated(folder.disk)
@@ -194,6 +192,8 @@ class QemuCompute:
         return (data, taken_at) if data.startswith(b"\x89PNG") else None
 
     def hash_password(self, plain: str) -> str:
+        if "\n" in plain:
+            raise ValueError("A password has one line.")
         # By standard input, since every user of the host can read arguments.
         done = subprocess.run(
             [process.program("openssl"), "passwd", "-6", "-stdin"],
@@ -215,10 +215,10 @@ class QemuCompute:
 
 
 @contextlib.contextmanager
-def _deed(folder: ServerFolder) -> Iterator[None]:
+def _deed(folder: ServerFolder, *, patience: float = _QUEUE) -> Iterator[None]:
     """One change of a server, alone with it; what goes wrong is a ComputeError."""
     try:
-        with folder.locked(patience=_QUEUE):
+        with folder.locked(patience=patience):
             yield
     except (MonitorError, MonitorGone) as error:
         raise ComputeError(f"The server's control said: {error}.") from error

@@ -21,17 +21,24 @@ _RESERVE = 256 << 20
 
 def find_reason(settings: QemuSettings) -> str | None:
     """Why no server can run here, as a sentence, or None."""
+    if settings.accelerator not in ("tcg", "kvm"):
+        return f"The region has an unknown accelerator, “{settings.accelerator}”."
+    kvm = settings.accelerator == "kvm"
+    if kvm and not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return "The region is set to use KVM, but its host does not offer it."
     try:
+        # As the servers' user, who may be unable to run anything.
         said = subprocess.run(
             [process.program(QEMU), "--version"],
             capture_output=True,
             text=True,
             check=False,
+            cwd="/",
             timeout=20,
+            **process.rights(settings.user, kvm=kvm),
         ).stdout
         for name in ("qemu-img", "openssl"):
             process.program(name)
-        process.check_user(settings.user)
         settings.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except ComputeError as error:
         return str(error)
@@ -40,10 +47,6 @@ def find_reason(settings: QemuSettings) -> str | None:
     found = re.search(r"version (\d+)\.(\d+)", said)
     if found is None or (int(found[1]), int(found[2])) < _OLDEST_QEMU:
         return "The region's QEMU is too old: it needs 7.1 or newer."
-    if settings.accelerator not in ("tcg", "kvm"):
-        return f"The region has an unknown accelerator, “{settings.accelerator}”."
-    if settings.accelerator == "kvm" and not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        return "The region is set to use KVM, but its host does not offer it."
     return None
 
 
