@@ -162,9 +162,11 @@
   };
   const sentenceFor = (xhr) => {
     const status = xhr?.status || 0;
-    const page = status && new DOMParser().parseFromString(xhr.responseText || "", "text/html");
+    const page = new DOMParser().parseFromString(xhr?.responseText || "", "text/html");
+    const problem = $("[data-problem]", page);
     return (
-      (page && $("[data-problem]", page)?.textContent.trim().replace(/\s+/g, " ")) ||
+      problem?.dataset.problem ||
+      problem?.textContent.trim().replace(/\s+/g, " ") ||
       sentences[status] ||
       `The panel could not do this (error ${status}). Nothing was changed as far as it knows; reload the page to see.`
     );
