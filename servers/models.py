@@ -138,17 +138,25 @@ class SSHKey(models.Model):
     def kind(self) -> str:
         return self.public_key.partition(" ")[0]
 
+    class Taken(Conflict):
+        """The account has a key of this name."""
+
     @classmethod
     def add(cls, account: Account, *, name: str, public_key: str, by: User) -> SSHKey:
-        """Keep a key; raises KeyRefused if the text is none."""
+        """Keep a key; raises KeyRefused if the text is none, or Taken."""
         key = read_public_key(public_key)
-        return cls.objects.create(
+        kept, created = cls.objects.get_or_create(
             account=account,
             name=name,
-            public_key=key.line,
-            fingerprint=key.fingerprint,
-            created_by=by.get_username(),
+            defaults={
+                "public_key": key.line,
+                "fingerprint": key.fingerprint,
+                "created_by": by.get_username(),
+            },
         )
+        if not created:
+            raise cls.Taken("There is a key with this name already.")
+        return kept
 
 
 class ServerQuerySet(models.QuerySet["Server"]):

@@ -1,0 +1,143 @@
+"""The image selector of Create Server: three tabs, a search, and pages by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from urllib.parse import urlencode
+from uuid import UUID
+
+from django.db import models
+from django.db.models import QuerySet
+from django.db.models.fields.tuple_lookups import Tuple, TupleGreaterThan
+
+from accounts.models import Account, Region
+from images.listing import pattern_of
+from images.models import Image
+
+PAGE_SIZE = 12
+MOST_COUNTED = 100
+
+
+class Tab(models.TextChoices):
+    BASE = "base", "Base Images"
+    MINE = "mine", "My Images"
+    SHARED = "shared", "Shared Images"
+
+    @classmethod
+    def of(cls, image: Image, account: Account) -> Tab:
+        if image.is_base:
+            return cls.BASE
+        return cls.MINE if image.is_owned_by(account) else cls.SHARED
+
+
+@dataclass(frozen=True, kw_only=True)
+class TabLink:
+    label: str
+    count: str
+    query: str
+    is_current: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSelector:
+    """What one request sees of it. `chosen` stays in sight whatever the tab."""
+
+    account: Account
+    region: Region
+    tab: Tab
+    search: str = ""
+    after: UUID | None = None
+    chosen: Image | None = None
+
+    @property
+    def is_chosen_shared(self) -> bool:
+        return (
+            self.chosen is not None and Tab.of(self.chosen, self.account) == Tab.SHARED
+        )
+
+    @property
+    def is_saved(self) -> bool:
+        return self.tab != Tab.BASE
+
+    @cached_property
+    def images(self) -> list[Image]:
+        return self._fetched[:PAGE_SIZE]
+
+    @property
+    def next_query(self) -> str:
+        """For the following page; empty on the last one."""
+        if len(self._fetched) <= PAGE_SIZE:
+            return ""
+        return self._query(self.tab, after=str(self.images[-1].pk))
+
+    @property
+    def first_query(self) -> str:
+        """Back to the first page; empty on that page."""
+        return self._query(self.tab) if self.after else ""
+
+    @property
+    def query(self) -> str:
+        """This very page of the selector; a radio button adds its image."""
+        return self._query(
+            self.tab, **({"after": str(self.after)} if self.after else {})
+        )
+
+    @property
+    def chosen_elsewhere(self) -> Image | None:
+        """The chosen image, if the page of the selector does not show it."""
+        return self.chosen if self.chosen not in self.images else None
+
+    @cached_property
+    def tabs(self) -> list[TabLink]:
+        return [
+            TabLink(
+                label=tab.label,
+                count=_capped(self._branch(tab)),
+                query=self._query(tab),
+                is_current=tab == self.tab,
+            )
+            for tab in Tab
+        ]
+
+    @property
+    def current(self) -> TabLink:
+        return next(tab for tab in self.tabs if tab.is_current)
+
+    @property
+    def saved_tabs(self) -> list[TabLink]:
+        return self.tabs[1:]
+
+    @cached_property
+    def _fetched(self) -> list[Image]:
+        images = self._branch(self.tab)
+        if self.search:
+            images = images.filter(name__has_text=pattern_of(self.search))
+        if self.after:
+            last = images.filter(pk=self.after).values_list("name", "pk").first()
+            if last:
+                images = images.filter(TupleGreaterThan(Tuple("name", "id"), last))
+        page = images.select_related("owner").order_by("name", "id")
+        return list(page.fetch_mode(models.FETCH_RAISE)[: PAGE_SIZE + 1])
+
+    def _branch(self, tab: Tab) -> QuerySet[Image]:
+        images = Image.objects.bootable().filter(region=self.region)
+        match tab:
+            case Tab.BASE:
+                return images.base()
+            case Tab.MINE:
+                return images.owned_by(self.account)
+            case Tab.SHARED:
+                return images.accepted_by(self.account)
+
+    def _query(self, tab: Tab, **more: str) -> str:
+        values = {"region": self.region.pk, "tab": tab.value, "q": self.search, **more}
+        if self.chosen:
+            values["image"] = str(self.chosen.pk)
+        return "?" + urlencode({key: value for key, value in values.items() if value})
+
+
+def _capped(images: QuerySet[Image]) -> str:
+    """How many, without counting all of a large table."""
+    count = len(images.values_list("pk")[: MOST_COUNTED + 1])
+    return f"{MOST_COUNTED}+" if count > MOST_COUNTED else str(count)

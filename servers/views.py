@@ -1,0 +1,281 @@
+import zlib
+from typing import Any
+from uuid import UUID
+
+from django.contrib import messages
+from django.db import models
+from django.db.models.fields.tuple_lookups import Tuple, TupleLessThan
+from django.forms import Form
+from django.http import Http404, HttpResponse
+from django.shortcuts import get_object_or_404, render
+from django.utils import timezone
+from django.views.decorators.http import (
+    require_GET,
+    require_http_methods,
+    require_POST,
+    require_safe,
+)
+
+from accounts.access import AccountRequest, link, requires
+from accounts.permissions import Capability
+from controlpanel.http import leave_for, render_page, wants_partial
+from servers.compute.backends import compute_for
+from servers.compute.base import ComputeError
+from servers.forms import RebootForm, RenameForm
+from servers.models import Server, ServerConflict, ServerEvent, ServerQuerySet
+from servers.rows import ServerRow, why_unavailable
+
+PAGE_SIZE = 25
+CONSOLE_LINES = 200
+# How old a picture of a screen may be, in seconds, before a new one is asked for.
+FRESH = 5
+
+
+@require_GET
+@requires(Capability.VIEW_SERVERS)
+def server_list(request: AccountRequest) -> HttpResponse:
+    servers = _own(request).in_region(request.region)
+    after = _page_key(request)
+    if after:
+        last = servers.filter(pk=after).values_list("created_at", "pk").first()
+        if last:
+            older = TupleLessThan(Tuple("created_at", "id"), last)
+            servers = servers.filter(older)
+        else:
+            messages.warning(request, "That page is gone: these are the newest.")
+            after = None
+    found = list(
+        servers.select_related("flavor")
+        .order_by("-created_at", "-id")
+        .fetch_mode(models.FETCH_RAISE)[: PAGE_SIZE + 1]
+    )
+    context = {
+        "nav": "servers",
+        "rows": [ServerRow(server) for server in found[:PAGE_SIZE]],
+        "next": found[PAGE_SIZE - 1].pk if len(found) > PAGE_SIZE else None,
+        "after": after,
+        "unavailable": why_unavailable("local"),
+    }
+    return render_page(
+        request, "servers/server_list.html", context, partial="server-table"
+    )
+
+
+@require_GET
+@requires(Capability.VIEW_SERVERS)
+def row(request: AccountRequest, server_id: UUID) -> HttpResponse:
+    """A row of the list that is about to change: 204 while it has not."""
+    servers = _own(request).select_related("flavor")
+    server = servers.filter(pk=server_id).first()
+    if server is None:
+        return _gone(request, server_id, HttpResponse())
+    if not wants_partial(request):
+        return leave_for(request, link(request, "servers:detail", server.pk))
+    shown = ServerRow(server)
+    if request.GET.get("seen") == shown.version and shown.refresh:
+        return HttpResponse(status=204)
+    context = {"row": shown}
+    return render(request, "servers/server_list.html#server-row", context)
+
+
+@require_GET
+@requires(Capability.VIEW_SERVERS)
+def detail(request: AccountRequest, server_id: UUID) -> HttpResponse:
+    servers = _own(request).select_related("flavor", "image", "image_owner")
+    server = servers.filter(pk=server_id).first()
+    if server is None:
+        answer = leave_for(request, link(request, "servers:list"))
+        return _gone(request, server_id, answer)
+    shown = ServerRow(server)
+    if wants_partial(request) and request.GET.get("seen") == shown.version:
+        return HttpResponse(status=204)
+    events = ServerEvent.objects.filter(account=request.account, server_id=server.pk)
+    context: dict[str, Any] = {
+        "nav": "servers",
+        "server": server,
+        "row": shown,
+        "oob": wants_partial(request),
+        "events": list(events.order_by("-pk")[:30]),
+        "unavailable": why_unavailable(server.region.backend),
+    }
+    if not wants_partial(request):
+        context |= _console_of(server) | _screen_of(server)
+    return render_page(request, "servers/detail.html", context, partial="server-state")
+
+
+@require_GET
+@requires(Capability.VIEW_SERVERS)
+def console(request: AccountRequest, server_id: UUID) -> HttpResponse:
+    server = get_object_or_404(_own(request), pk=server_id)
+    context = {"nav": "servers", "server": server, **_console_of(server)}
+    if wants_partial(request) and request.GET.get("seen") == context["console_seen"]:
+        return HttpResponse(status=204)
+    return render_page(request, "servers/console.html", context, partial="console")
+
+
+@require_safe
+@requires(Capability.VIEW_SERVERS)
+def screen(request: AccountRequest, server_id: UUID) -> HttpResponse:
+    """The picture itself; for htmx the element that shows it."""
+    server = get_object_or_404(_own(request), pk=server_id)
+    if wants_partial(request):
+        context = {"server": server, **_screen_of(server)}
+        if request.GET.get("seen") == context["screen_seen"]:
+            return HttpResponse(status=204)
+        return render(request, "servers/detail.html#screen", context)
+    picture = _picture_of(server)
+    if picture is None:
+        raise Http404("There is no picture yet.")
+    headers = {"Cache-Control": "private, max-age=60", "Vary": "HX-Request"}
+    return HttpResponse(picture[0], content_type="image/png", headers=headers)
+
+
+@require_http_methods(["GET", "POST"])
+@requires(Capability.MANAGE_SERVERS)
+def reboot(request: AccountRequest, server_id: UUID) -> HttpResponse:
+    server = get_object_or_404(_own(request), pk=server_id)
+    form = RebootForm(request.POST if request.method == "POST" else None)
+    if not form.is_valid():
+        return _ask(request, server, "servers/reboot.html", form)
+    try:
+        server.reboot(by=request.user, hard=form.cleaned_data["how"] == "hard")
+    except ServerConflict as conflict:
+        return _ask(request, server, "servers/reboot.html", form, conflict)
+    return _done(request, server, f"{server} is being rebooted.")
+
+
+@require_http_methods(["GET", "POST"])
+@requires(Capability.MANAGE_SERVERS)
+def power_off(request: AccountRequest, server_id: UUID) -> HttpResponse:
+    server = get_object_or_404(_own(request), pk=server_id)
+    if request.method == "GET":
+        return _ask(request, server, "servers/power_off.html")
+    try:
+        server.power_off(by=request.user)
+    except ServerConflict as conflict:
+        return _ask(request, server, "servers/power_off.html", None, conflict)
+    return _done(request, server, f"{server} is being powered off.")
+
+
+@require_POST
+@requires(Capability.MANAGE_SERVERS)
+def power_on(request: AccountRequest, server_id: UUID) -> HttpResponse:
+    server = get_object_or_404(_own(request), pk=server_id)
+    try:
+        server.power_on(by=request.user)
+    except ServerConflict as conflict:
+        back = link(request, "servers:detail", server.pk)
+        context = {"message": str(conflict), "back": back}
+        return render(request, "409.html", context, status=409)
+    return _done(request, server, f"{server} is being powered on.")
+
+
+@require_http_methods(["GET", "POST"])
+@requires(Capability.MANAGE_SERVERS)
+def rename(request: AccountRequest, server_id: UUID) -> HttpResponse:
+    server = get_object_or_404(_own(request), pk=server_id)
+    data = request.POST if request.method == "POST" else None
+    form = RenameForm(data, server=server)
+    if not form.is_valid():
+        return _ask(request, server, "servers/rename.html", form)
+    try:
+        server.rename(form.cleaned_data["name"], by=request.user)
+    except ServerConflict as conflict:
+        return _ask(request, server, "servers/rename.html", form, conflict)
+    return _done(request, server, f"The server's name is {server} now.")
+
+
+@require_http_methods(["GET", "POST"])
+@requires(Capability.MANAGE_SERVERS)
+def delete(request: AccountRequest, server_id: UUID) -> HttpResponse:
+    server = get_object_or_404(_own(request), pk=server_id)
+    if request.method == "GET":
+        return _ask(request, server, "servers/delete.html")
+    try:
+        server.delete_later(by=request.user)
+    except ServerConflict as conflict:
+        return _ask(request, server, "servers/delete.html", None, conflict)
+    messages.success(request, f"{server} is being deleted.")
+    return leave_for(request, link(request, "servers:list"))
+
+
+def _own(request: AccountRequest) -> ServerQuerySet:
+    return Server.objects.owned_by(request.account).select_related("region")
+
+
+def _page_key(request: AccountRequest) -> UUID | None:
+    """The server after which the page begins; odd text is a page that is gone."""
+    text = request.GET.get("after")
+    try:
+        return UUID(text) if text else None
+    except ValueError:
+        return UUID(int=0)
+
+
+def _gone(
+    request: AccountRequest, server_id: UUID, answer: HttpResponse
+) -> HttpResponse:
+    """The answer, for a server of the account that is deleted meanwhile; else 404."""
+    events = ServerEvent.objects.filter(account=request.account, server_id=server_id)
+    if not (wants_partial(request) and events.exists()):
+        raise Http404
+    return answer
+
+
+def _console_of(server: Server) -> dict[str, Any]:
+    """The last lines of the console, and a check sum by which news are noticed."""
+    try:
+        text = compute_for(server.region.backend).console_log(server.pk)
+    except ComputeError:
+        text = ""
+    lines = text.rstrip().splitlines()[-CONSOLE_LINES:]
+    log = "\n".join(lines)
+    return {
+        "console_log": log,
+        "console_seen": f"{zlib.crc32(log.encode()):x}",
+    }
+
+
+def _screen_of(server: Server) -> dict[str, Any]:
+    """When the picture was taken; one that is old makes the worker take a new one."""
+    picture = _picture_of(server)
+    taken_at = picture[1] if picture else 0
+    if server.is_active and timezone.now().timestamp() - taken_at > FRESH:
+        server.defer("screenshot")
+    return {
+        "screen_seen": f"{taken_at:.0f}" if server.is_active else "off",
+        "screen_taken": bool(picture),
+    }
+
+
+def _picture_of(server: Server) -> tuple[bytes, float] | None:
+    try:
+        return compute_for(server.region.backend).screen(server.pk)
+    except ComputeError:
+        return None
+
+
+def _ask(
+    request: AccountRequest,
+    server: Server,
+    template: str,
+    form: Form | None = None,
+    conflict: ServerConflict | None = None,
+) -> HttpResponse:
+    """The dialog of a deed: as it is opened, with errors, or with what came between."""
+    status = 422 if form and form.errors else 200
+    if conflict:
+        server.refresh_from_db()
+        status = 409
+    context = {"nav": "servers", "server": server, "form": form, "conflict": conflict}
+    return render_page(request, template, context, partial="sheet", status=status)
+
+
+def _done(request: AccountRequest, server: Server, sentence: str) -> HttpResponse:
+    """Back to the page from which the dialog was opened, list or detail."""
+    messages.success(request, sentence)
+    there = link(request, "servers:detail", server.pk)
+    here = request.htmx.current_url_abs_path
+    if here and here.startswith(f"/{request.account.number}/servers/"):
+        there = here
+    return leave_for(request, there)
