@@ -100,7 +100,7 @@ def examine(path: Path) -> dict[str, str | int]:
     if kind == "vmdk" and not head.startswith(b"KDMV"):
         raise NotAccepted(UNSAFE["descriptor"])
     has_vhd_footer = (tail or head)[-512:].startswith(b"conectix")
-    _refuse_cut_off(kind, head, size, has_vhd_footer=has_vhd_footer)
+    _refuse_cut_off(name, head, size, has_vhd_footer=has_vhd_footer)
     if kind != "raw":
         return {"format": kind, "virtual_size": found.virtual_size}
     if has_vhd_footer:
@@ -156,24 +156,24 @@ def _refuse_odd_qcow2(head: bytes) -> None:
         )
 
 
-def _refuse_cut_off(kind: str, head: bytes, size: int, *, has_vhd_footer: bool) -> None:
+def _refuse_cut_off(name: str, head: bytes, size: int, *, has_vhd_footer: bool) -> None:
     """Where the header tells how long the file must be. qemu-img finds some cases only,
     for it reads what lies behind the end of a file as zeros.
     """
     needed = 0
-    if kind == "vdi":
+    if name == "vdi":
         (data_offset,) = struct.unpack("<I", head[0x158:0x15C])
         (block_size,) = struct.unpack("<I", head[0x178:0x17C])
         (allocated,) = struct.unpack("<I", head[0x184:0x188])
         needed = data_offset + allocated * block_size
-    elif kind == "vhd" and not has_vhd_footer:
+    elif name == "vhd" and not has_vhd_footer:
         needed = size + 512
-    elif kind == "raw" and _has_boot_signature(head):
+    elif name == "gpt":
         needed = 512 * _sectors_of_partitions(head)
     if needed > size:
-        name = "disk" if kind == "raw" else f"{kind.upper()} file"
+        what = "disk" if name == "gpt" else f"{name.upper()} file"
         raise NotAccepted(
-            f"The {name} is cut off: its header promises more. Please upload it again."
+            f"The {what} is cut off: its header promises more. Please upload it again."
         )
 
 
@@ -181,8 +181,13 @@ def _sectors_of_partitions(head: bytes) -> int:
     if head[512:520] == b"EFI PART":
         (last_sector,) = struct.unpack("<Q", head[544:552])
         return int(last_sector) + 1
+    # The entry that only protects a GPT (on a disk of larger sectors) may say anything.
     entries = (head[start : start + 16] for start in range(446, 510, 16))
-    ends = [sum(struct.unpack("<II", entry[8:])) for entry in entries if entry[4]]
+    ends = [
+        sum(struct.unpack("<II", entry[8:]))
+        for entry in entries
+        if entry[4] not in {0, 0xEE}
+    ]
     return max(ends, default=0)
 
 

@@ -35,7 +35,12 @@ from images.stores.base import (
     Upload,
 )
 from images.stores.checking import Checker, missing_program
-from images.stores.receiving import LocalReceiver, sync_file, sync_folder
+from images.stores.receiving import (
+    LocalReceiver,
+    sync_file,
+    sync_folder,
+    telling_no_room,
+)
 
 _CHUNK = 1 << 20
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -55,10 +60,10 @@ class LocalStore:
         if reason := missing_program():
             return reason
         try:
-            self._folder("uploads")
+            may_write = os.access(self._folder("uploads"), os.W_OK | os.X_OK)
         except OSError:
-            return "The folder for images cannot be written to."
-        return ""
+            may_write = False
+        return "" if may_write else "The folder for images cannot be written to."
 
     def free_bytes(self) -> int:
         disk = os.statvfs(self._folder("uploads"))
@@ -186,9 +191,10 @@ class LocalStore:
         """Give the file its name among the blobs, and claim it for the upload."""
         blob = self._blob(stored.digest, stored.disk_format)
         claim = self._upload(upload_id, "claim")
-        folder = self._folder("blobs", blob.parent.name)
+        with telling_no_room():
+            folder = self._folder("blobs", blob.parent.name)
         final.chmod(0o444)
-        with _locked(folder):
+        with _locked(folder), telling_no_room():
             if not blob.exists():
                 blob.hardlink_to(final)
                 sync_folder(folder)
@@ -213,9 +219,11 @@ class LocalStore:
     def _folder(self, *names: str) -> Path:
         folder = self.root.joinpath(*names)
         if not folder.is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
+            if names:
+                self._folder(*names[:-1])
+            folder.mkdir(parents=not names, exist_ok=True)
             # Servers read blobs as another user; uploads are nobody else's business.
-            folder.chmod(0o700 if names[0] == "uploads" else 0o755)
+            folder.chmod(0o700 if names[:1] == ("uploads",) else 0o755)
         return folder
 
 

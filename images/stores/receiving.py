@@ -32,9 +32,9 @@ class LocalReceiver:
         self.size = 0
 
     def __enter__(self) -> Self:
-        self._descriptor = os.open(
-            self._part, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600
-        )
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+        with telling_no_room():
+            self._descriptor = os.open(self._part, flags, 0o600)
         try:
             # What a killed process left is overwritten; what a living one writes to
             # is not. (The file is cut only once it is surely ours.)

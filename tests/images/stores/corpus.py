@@ -11,6 +11,8 @@ from pathlib import Path
 
 MIB = 1 << 20
 DISK = 8 * MIB
+# The entry in an MBR that says "see the GPT", but for the size at its end.
+PROTECTIVE = b"\x00\x00\x02\x00\xee\xff\xff\xff\x01\x00\x00\x00"
 
 
 def qemu_img(*arguments) -> None:
@@ -32,9 +34,7 @@ def raw_mbr(path: Path, size: int = DISK) -> Path:
 
 def raw_gpt(path: Path) -> Path:
     content = bytearray(raw_mbr(path).read_bytes())
-    content[446:462] = struct.pack(
-        "<B3sB3sII", 0, b"\x00\x02\x00", 0xEE, b"\xff\xff\xff", 1, DISK // 512 - 1
-    )
+    content[446:462] = PROTECTIVE + struct.pack("<I", DISK // 512 - 1)
     header = bytearray(
         struct.pack(
             "<8sIIIIQQQQ16sQIII",

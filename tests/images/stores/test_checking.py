@@ -84,6 +84,18 @@ class GoodImageTests(StoreCase):
     def test_a_disk_with_gpt_is_kept_byte_for_byte(self):
         self._expect_kept(corpus.raw_gpt(self.folder / "image"), "raw")
 
+    def test_a_gpt_of_larger_sectors_is_not_taken_for_cut_off(self):
+        image = corpus.raw_mbr(self.folder / "image")
+        corpus.patched(image, 446, corpus.PROTECTIVE + b"\xff\xff\xff\xff")
+        self._expect_kept(image, "raw")
+
+    def test_a_boot_sector_of_fat_is_not_taken_for_partitions(self):
+        image = corpus.raw_mbr(self.folder / "image")
+        corpus.patched(image, 16, b"\x02")
+        corpus.patched(image, 21, b"\xf8")
+        corpus.patched(image, 446, b"\xff" * 64)
+        self._expect_kept(image, "raw")
+
     def test_other_formats_become_qcow2_with_the_same_disk(self):
         disk = corpus.raw_mbr(self.folder / "disk")
         for name, (form, *options) in CONVERTED.items():

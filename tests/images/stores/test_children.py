@@ -51,18 +51,19 @@ class LimitTests(SimpleTestCase):
         assert "swordfish" not in run_limited(["env"], Limits()).out
 
     def test_a_child_dies_with_a_killed_worker(self):
+        seconds = f"4711.{os.getpid()}"
         worker = subprocess.Popen(
             [
                 *(sys.executable, "-c"),
                 "from images.stores.children import *;"
-                "run_limited(['sleep', '4711.4711'], Limits(seconds=60))",
+                f"run_limited(['sleep', '{seconds}'], Limits(seconds=60))",
             ],
             cwd=Path(__file__).parents[3],
         )
-        _wait_for(lambda: _is_running("4711.4711"))
+        _wait_for(lambda: _is_running(seconds))
         worker.kill()
         worker.wait()
-        _wait_for(lambda: not _is_running("4711.4711"))
+        _wait_for(lambda: not _is_running(seconds))
 
 
 def _python(code):

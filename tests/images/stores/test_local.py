@@ -179,6 +179,8 @@ class AdmitTests(StoreCase):
         wanted = root / "blobs" / stored.digest[:2] / f"{stored.digest}.raw"
         assert path == wanted
         assert path.stat().st_mode & 0o777 == 0o444
+        assert path.parent.stat().st_mode & 0o777 == 0o755
+        assert self.uploads.stat().st_mode & 0o777 == 0o700
         assert path.stat().st_nlink == 1
         assert self.left_over() == []
         assert list(self.store.digests()) == [stored.digest]
@@ -306,6 +308,27 @@ class DeleteTests(StoreCase):
         for name in ("", "../../etc/passwd", self.digest.upper(), self.digest + "\n"):
             with self.subTest(name), pytest.raises(BlobGone):
                 self.store.path(name)
+
+    def test_nobody_admits_the_same_bytes_while_a_blob_is_being_deleted(self):
+        self.store.discard(self.upload_id)
+        second = self.upload(self.image)
+        admitting = threading.Thread(target=self.store.admit, args=[second])
+
+        def in_use():
+            admitting.start()
+            admitting.join(1)
+            return False
+
+        self.store.delete(self.digest, in_use=in_use)
+        admitting.join()
+        assert self.store.verify(self.digest)
+
+    def test_two_workers_do_not_admit_one_upload_at_once(self):
+        with ThreadPoolExecutor(3) as pool:
+            stored = pool.map(self.store.admit, [self.upload_id] * 3)
+            assert len(set(stored)) == 1
+        self.store.discard(self.upload_id)
+        assert self.left_over() == []
 
     def test_admitting_and_deleting_at_once_never_loses_a_row_its_blob(self):
         # The rows of the database, as a set of those that refer to the blob.
