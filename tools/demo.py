@@ -280,8 +280,8 @@ def running_alone(data_dir: Path, address: str = "") -> Iterator[None]:
             where = lock.read().strip() or "being set up or reset"
             raise DemoError(
                 f"The demo of {data_dir} runs already: {where}\n"
-                "Another one needs its own folder and port, as in: "
-                "make demo DATA_DIR=var/second PORT=8001"
+                "End it first by Ctrl-C; or give another one its own folder and "
+                "port, as in: make demo DATA_DIR=var/second PORT=8001"
             ) from None
         lock.truncate(0)
         lock.write(address)
