@@ -43,7 +43,7 @@ MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
-    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "accounts.signin.AuthenticationMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "controlpanel.middleware.LoginRequiredMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
@@ -103,7 +103,9 @@ AXES_LOCKOUT_CALLABLE = "accounts.signin.locked_out"
 AXES_RESET_ON_SUCCESS = True
 AXES_SENSITIVE_PARAMETERS = ["password"]
 AXES_VERBOSE = False
-AXES_IPWARE_PROXY_COUNT = env.number("PROXY_COUNT", 0)
+AXES_CLIENT_IP_CALLABLE = "accounts.signin.client_address"
+# Reverse proxies that add to X-Forwarded-For; 0 when clients connect directly.
+PROXY_COUNT = env.number("PROXY_COUNT", 0)
 
 SESSION_ENGINE = "accounts.sessions"
 SESSION_COOKIE_AGE = 14 * 24 * 60 * 60
@@ -140,6 +142,7 @@ if email_host := env.text("EMAIL_HOST", ""):
             "username": env.text("EMAIL_HOST_USER", ""),
             "password": env.text("EMAIL_HOST_PASSWORD", ""),
             "use_tls": env.flag("EMAIL_USE_TLS"),
+            "timeout": 10,
         },
     }
 DEFAULT_FROM_EMAIL = env.text("DEFAULT_FROM_EMAIL", SUPPORT_EMAIL)
@@ -167,10 +170,14 @@ if env.flag("BEHIND_TLS_PROXY"):
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 
 # Limits that the panel states when they are reached.
+ACCOUNTS = {
+    "invitations_per_day": env.number("INVITATIONS_PER_DAY", 50, least=1),
+}
 SHARING = {
     "members_per_image": 128,
     "offers_per_day": env.number("OFFERS_PER_DAY", 100, least=1),
     "lookups_per_day": env.number("LOOKUPS_PER_DAY", 50, least=1),
+    "reports_per_day": env.number("REPORTS_PER_DAY", 20, least=1),
     "credential_checks_per_hour": env.number("CREDENTIAL_CHECKS_PER_HOUR", 10, least=1),
 }
 IMAGES = {

@@ -14,8 +14,9 @@ register_converter(AccountNumberConverter, "account")
 urlpatterns = [
     path("", include("accounts.urls")),
     path("admin/", admin.site.urls),
-    path("<account:account_number>/", include("accounts.account_urls")),
     path("<account:account_number>/", include("images.urls")),
+    path("<account:account_number>/", include("sharing.urls")),
+    path("<account:account_number>/", include("servers.urls")),
 ]
 handler403 = "controlpanel.errors.forbidden"
 handler404 = "controlpanel.errors.not_found"

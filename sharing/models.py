@@ -1,7 +1,7 @@
 """The life of a share: the producer's account offers it, the consumer's answers.
 
-    (offer)  -> pending -> accepted -> rejected
-                pending -> rejected
+    (offer)  -> pending -- accept --> accepted -- remove --> rejected
+                pending -- reject --> rejected
     (revoke) deletes a share in any state; only then can it be offered again.
              Deleting the image revokes all its shares.
 
@@ -13,15 +13,18 @@ ShareEvent in the same transaction.
 from __future__ import annotations
 
 import uuid
+from datetime import datetime, timedelta
 from typing import cast
 
 from django.conf import settings
 from django.contrib.postgres.indexes import GinIndex, OpClass
 from django.db import models, transaction
-from django.db.models import F, Q, Value
+from django.db.models import Case, Exists, F, OuterRef, Q, Subquery, Value, When
+from django.db.models.fields.tuple_lookups import Tuple, TupleLessThan
 from django.utils import timezone
+from procrastinate.contrib.django import app as jobs
 
-from accounts.models import Account, Region, User
+from accounts.models import Account, LimitUse, Region, RoleGrant, User
 from accounts.regions import RegionChoice
 from controlpanel.http import Conflict
 from images.models import Image
@@ -48,11 +51,36 @@ class ImageShareQuerySet(models.QuerySet["ImageShare"]):
         """Shares of one region's images, or of all when none is given."""
         return self.filter(region=region.code) if region else self.all()
 
+    def older_than(self, at: datetime, pk: uuid.UUID) -> ImageShareQuerySet:
+        """What comes after this one in a list with the newest first."""
+        return self.filter(
+            TupleLessThan(Tuple("created_at", "id"), (at, pk))  # type: ignore[no-untyped-call]
+        )
+
+    def with_declaration(self) -> ImageShareQuerySet:
+        """Each with the time of the producer's newest answers about the image."""
+        answers = ShareDeclaration.objects.filter(image=OuterRef("image"))
+        newest = answers.order_by("-pk").values("created_at")[:1]
+        return self.annotate(declared_at=Subquery(newest))  # type: ignore[no-redef]
+
+    def with_consumer_name(self, reader: User) -> ImageShareQuerySet:
+        """Each with the consumer's name, where the reader may know it."""
+        # An account is known to those who have a role there, or by its own choice.
+        own = RoleGrant.objects.filter(
+            user=reader, content_object=OuterRef("consumer_id")
+        )
+        known = Q(consumer__discoverable=True) | Q(Exists(own))
+        name = Case(When(known, then=F("consumer__name")), default=Value(""))
+        return self.annotate(consumer_name=name)  # type: ignore[no-redef]
+
     @transaction.atomic
     def offer(
         self, image: Image, *, to: str, by: User, message: str = ""
     ) -> ImageShare:
-        """Offer the image to the account with this number, known to us or not."""
+        """Offer the image to the account with this number, known to us or not.
+
+        Raises ShareConflict, or TooMany when the day's offers are used up.
+        """
         locked = self._lock_for_offer(image, to)
         consumer = Account.objects.filter(pk=to).first()
         share = self._make(locked, to, consumer, by=by, message=message)
@@ -77,6 +105,9 @@ class ImageShareQuerySet(models.QuerySet["ImageShare"]):
         share._move(
             ImageShare.Status.ACCEPTED, ACCEPTABLE_FROM, by=answered_by, note=WITH_ROLE
         )
+        jobs.configure_task("sharing.tasks.tell_consumer", queue="mail").defer(
+            share_id=str(share.pk)
+        )
         return share
 
     def _lock_for_offer(self, image: Image, number: str) -> Image:
@@ -95,8 +126,12 @@ class ImageShareQuerySet(models.QuerySet["ImageShare"]):
                 f"{image} cannot be shared: it is {locked.get_status_display()}."
             )
         limit = settings.SHARING["members_per_image"]
-        if len(self.filter(image=locked).values_list("pk")[:limit]) >= limit:
-            raise ShareConflict(f"An image is shared with at most {limit} accounts.")
+        others = self.filter(image=locked).exclude(consumer_number=number)
+        if len(others.values_list("pk")[:limit]) >= limit:
+            raise ShareConflict(
+                f"{image} is shared with {limit} accounts already, which is as many "
+                "as an image can have. Remove one first."
+            )
         return locked
 
     def _make(
@@ -123,6 +158,14 @@ class ImageShareQuerySet(models.QuerySet["ImageShare"]):
         )
         if not created:
             raise ShareConflict(share.why_not_again)
+        # Last, so that what is refused uses nothing up: it is rolled back.
+        LimitUse.take(
+            cast(Account, image.owner),
+            "offers",
+            limit=settings.SHARING["offers_per_day"],
+            per=timedelta(days=1),
+            sentence=OFFERS_USED_UP.format(settings.SHARING["offers_per_day"]),
+        )
         return share
 
     @transaction.atomic
@@ -186,6 +229,10 @@ class ImageShare(models.Model):
 
     objects = ImageShareQuerySet.as_manager()
 
+    # For the type checker: only with_declaration() and with_consumer_name() fetch them.
+    declared_at: datetime | None
+    consumer_name: str
+
     class Meta:
         indexes = [
             *(
@@ -235,8 +282,23 @@ class ImageShare(models.Model):
         return self.status == self.Status.PENDING
 
     @property
+    def is_accepted(self) -> bool:
+        return self.status == self.Status.ACCEPTED
+
+    @property
     def is_rejected(self) -> bool:
         return self.status == self.Status.REJECTED
+
+    @property
+    def is_long_pending(self) -> bool:
+        """So long without an answer that the number may be a mistake."""
+        return self.is_pending and timezone.now() - self.created_at > LONG_PENDING
+
+    @property
+    def is_available(self) -> bool:
+        """Could be booted now, were it accepted."""
+        owner = cast(Account, self.image.owner)
+        return self.image.is_active and not owner.is_suspended
 
     @property
     def can_be_accepted(self) -> bool:
@@ -245,6 +307,10 @@ class ImageShare(models.Model):
     @property
     def can_be_rejected(self) -> bool:
         return self.status in REJECTABLE_FROM
+
+    @property
+    def can_be_removed(self) -> bool:
+        return self.status in REMOVABLE_FROM
 
     @property
     def why_not_again(self) -> str:
@@ -260,8 +326,12 @@ class ImageShare(models.Model):
         self._move(self.Status.ACCEPTED, ACCEPTABLE_FROM, by=by)
 
     def reject(self, *, by: User) -> None:
-        """Refuse the offer, or remove an image that was accepted before."""
+        """Refuse the offer. What was accepted meanwhile stays, until it is removed."""
         self._move(self.Status.REJECTED, REJECTABLE_FROM, by=by)
+
+    def remove(self, *, by: User) -> None:
+        """Reject an image that was accepted before."""
+        self._move(self.Status.REJECTED, REMOVABLE_FROM, by=by)
 
     def set_status(self, status: Status, *, by: User) -> None:
         """What the Cloud Images API allows the consumer: any status at any time."""
@@ -298,12 +368,7 @@ class ImageShare(models.Model):
         current = ImageShare.objects.filter(pk=self.pk).first()
         if current is None:
             return "The producer has stopped sharing this image."
-        if current.is_rejected:
-            return "This image was rejected. Ask the producer to share it again."
-        return (
-            f"This offer has been answered in the meantime: it is "
-            f"{current.get_status_display()}."
-        )
+        return NOT_MOVED[self.Status(current.status)]
 
     def record(
         self,
@@ -328,9 +393,29 @@ class ImageShare(models.Model):
         )
 
 
+NOT_MOVED = {
+    ImageShare.Status.PENDING: "This offer is waiting for an answer again.",
+    ImageShare.Status.ACCEPTED: (
+        "This image has been accepted in the meantime. Whoever does not want it "
+        "removes it from the Saved Images."
+    ),
+    ImageShare.Status.REJECTED: (
+        "This image has been rejected. Ask the producer to share it again."
+    ),
+}
+LONG_PENDING = timedelta(days=3)
+OFFERS_USED_UP = (
+    "This account has shared images {} times today, which is the limit. "
+    "It can share again tomorrow (UTC)."
+)
+REPORTS_USED_UP = (
+    "This account has reported images {} times today, which is the limit. "
+    "Please write to the support instead."
+)
 WITH_ROLE = "Shared and accepted in one go, with a role on the consumer's account"
 ACCEPTABLE_FROM = frozenset({ImageShare.Status.PENDING})
-REJECTABLE_FROM = frozenset({ImageShare.Status.PENDING, ImageShare.Status.ACCEPTED})
+REJECTABLE_FROM = frozenset({ImageShare.Status.PENDING})
+REMOVABLE_FROM = frozenset({ImageShare.Status.ACCEPTED})
 
 
 class ShareEventQuerySet(models.QuerySet["ShareEvent"]):
@@ -389,13 +474,51 @@ class ShareEvent(models.Model):
         return f"{self.image_name}, {self.consumer_number}: {change}"
 
     @property
+    def what(self) -> str:
+        if not self.to_status:
+            return "Sharing stopped"
+        if not self.from_status:
+            return "Shared"
+        if (self.from_status, self.to_status) == ("accepted", "rejected"):
+            return "Removed by the consumer"
+        return str(self.get_to_status_display())
+
+    @property
+    def is_by_reader(self) -> bool:
+        return self.side == self.reader
+
+    @property
+    def is_read_by_producer(self) -> bool:
+        return self.reader == self.Side.PRODUCER
+
+    @property
     def actor(self) -> str:
         """The reader's own users by name, the other side only as an account."""
         # A username is half of a credential.
-        if self.side == self.reader:
+        if self.is_by_reader:
             return self.actor_name
         by_producer = self.side == self.Side.PRODUCER
         return self.producer_id if by_producer else self.consumer_number
+
+
+class ShareDeclarationQuerySet(models.QuerySet["ShareDeclaration"]):
+    def newest(self) -> ShareDeclaration | None:
+        return self.order_by("-pk").first()
+
+    @transaction.atomic
+    def answer(self, image: Image, *, by: User) -> ShareDeclaration:
+        """Keep that the user has answered all three questions as sharing demands."""
+        # Locked, so that it is not deleted in the meantime.
+        locked = Image.objects.select_for_update(no_key=True).filter(pk=image.pk)
+        if locked.first() is None:
+            raise ShareConflict(f"{image} has been deleted.")
+        return self.create(
+            image=image,
+            made_by=by.get_username(),
+            may_be_distributed=True,
+            holds_no_secrets=True,
+            holds_no_malware=True,
+        )
 
 
 class ShareDeclaration(models.Model):
@@ -414,8 +537,44 @@ class ShareDeclaration(models.Model):
     holds_no_malware = models.BooleanField()
     created_at = models.DateTimeField(auto_now_add=True)
 
+    objects = ShareDeclarationQuerySet.as_manager()
+
     def __str__(self) -> str:
         return f"{self.image_id} by {self.made_by}"
+
+
+class ImageReportQuerySet(models.QuerySet["ImageReport"]):
+    @transaction.atomic
+    def file(
+        self, event: ShareEvent, *, account: Account, by: User, reason: str, text: str
+    ) -> ImageReport:
+        """Report the image of a share that the account has, or had, and mail it.
+
+        Raises TooMany when the day's reports are used up.
+        """
+        limit = settings.SHARING["reports_per_day"]
+        LimitUse.take(
+            account,
+            "reports",
+            limit=limit,
+            per=timedelta(days=1),
+            sentence=REPORTS_USED_UP.format(limit),
+        )
+        image = Image.objects.select_related("blob").filter(pk=event.image_id).first()
+        report = self.create(
+            image_id=event.image_id,
+            image_name=event.image_name,
+            digest=image.blob.digest if image and image.blob else "",
+            producer_id=event.producer_id,
+            reporter=account,
+            reported_by=by.get_username(),
+            reason=reason,
+            text=text,
+        )
+        jobs.configure_task("sharing.tasks.mail_report", queue="mail").defer(
+            report_id=report.pk
+        )
+        return report
 
 
 class ImageReport(models.Model):
@@ -438,6 +597,8 @@ class ImageReport(models.Model):
     reason = models.CharField(max_length=10, choices=Reason)
     text = models.TextField(max_length=4000, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = ImageReportQuerySet.as_manager()
 
     def __str__(self) -> str:
         return f"{self.image_name}: {self.get_reason_display()}"

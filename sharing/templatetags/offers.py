@@ -1,0 +1,50 @@
+from typing import Any
+
+from django import template
+from django.template import Context
+
+from accounts.permissions import Capability
+from images.models import Image
+from sharing import sections
+from sharing.notifications import notifications_of
+from sharing.offers import offers_of
+
+register = template.Library()
+
+
+@register.inclusion_tag("_offers.html", takes_context=True)
+def offer_count(context: Context) -> dict[str, Any]:
+    """The header's count of offers over all regions, for who may see them."""
+    request = context["request"]
+    may_see = Capability.VIEW_IMAGES in request.capabilities
+    return {
+        "request": request,
+        "icons": context["icons"],
+        "offers": offers_of(request) if may_see else None,
+        "may_see": may_see,
+    }
+
+
+@register.inclusion_tag("sharing/notifications.html", takes_context=True)
+def offer_notifications(
+    context: Context, region: str = "", place: str = "images"
+) -> dict[str, Any]:
+    """The pending offers of a region: of this code, else of the one selected."""
+    request = context["request"]
+    selected = request.region.code if request.region else None
+    known = notifications_of(request, region=region or selected, place=place)
+    return known | {"icons": context["icons"]}
+
+
+@register.inclusion_tag("sharing/image_sharing.html", takes_context=True)
+def image_sharing(context: Context, image: Image) -> dict[str, Any]:
+    """The section of Image Detail: who has an own image, or who shared this one."""
+    request = context["request"]
+    if image.is_base:
+        return {}
+    section = (
+        sections.image_sharing
+        if image.is_owned_by(request.account)
+        else sections.shared_by
+    )
+    return section(request, image) | {"icons": context["icons"]}
