@@ -1,0 +1,132 @@
+"""A backend without machines, for tests of what the panel does around one."""
+
+import contextlib
+import threading
+from pathlib import Path
+from unittest import mock
+from uuid import UUID
+
+from servers.compute.base import (
+    ComputeError,
+    NotRunning,
+    Observed,
+    PowerOff,
+    PowerState,
+    Progress,
+    ServerSpec,
+)
+
+PNG = b"\x89PNG\r\n\x1a\n" + b"picture"
+
+
+class FakeCompute:
+    """Remembers what it was told. `trouble` is raised by the next verb."""
+
+    def __init__(self) -> None:
+        self.power: dict[UUID, PowerState] = {}
+        self.specs: dict[UUID, ServerSpec] = {}
+        self.reasons: dict[UUID, str] = {}
+        self.consoles: dict[UUID, str] = {}
+        self.screens: dict[UUID, tuple[bytes, float]] = {}
+        self.deeds: list[str] = []
+        self.port = 22022
+        self.unavailable: str | None = None
+        self.trouble: ComputeError | None = None
+        # Set by a test that wants to do something while a disk is being made.
+        self.at_spawn = threading.Event()
+        self.may_spawn = threading.Event()
+        self.may_spawn.set()
+
+    def unavailable_reason(self) -> str | None:
+        return self.unavailable
+
+    def server_ids(self) -> set[UUID]:
+        return set(self.power)
+
+    def spawn(self, spec: ServerSpec) -> Observed:
+        self.at_spawn.set()
+        assert self.may_spawn.wait(10)
+        self._do("spawn")
+        self.specs[spec.id] = spec
+        self.power[spec.id] = PowerState.RUNNING
+        return self.observe(spec.id)
+
+    def observe(self, server_id: UUID) -> Observed:
+        power = self.power.get(server_id, PowerState.NOSTATE)
+        return Observed(
+            power_state=power,
+            ssh_host="127.0.0.1",
+            ssh_port=self.port if power is PowerState.RUNNING else 0,
+            reason=self.reasons.get(server_id, ""),
+        )
+
+    def power_on(self, spec: ServerSpec) -> Observed:
+        self._do("power_on")
+        self.power[spec.id] = PowerState.RUNNING
+        return self.observe(spec.id)
+
+    def power_off(self, server_id: UUID, *, patience: float = 30) -> PowerOff:
+        self._do("power_off")
+        self.power[server_id] = PowerState.SHUTDOWN
+        return PowerOff.IN_ORDER
+
+    def reboot(self, server_id: UUID, *, hard: bool, patience: float = 30) -> Observed:
+        self._do("reboot hard" if hard else "reboot")
+        if self.power.get(server_id) is not PowerState.RUNNING:
+            raise NotRunning("The server is not running. Start it instead.")
+        return self.observe(server_id)
+
+    def destroy(self, server_id: UUID) -> None:
+        self._do("destroy")
+        self.power.pop(server_id, None)
+
+    def detach(self, spec: ServerSpec) -> None:
+        raise NotImplementedError
+
+    def snapshot(
+        self, spec: ServerSpec, target: Path, progress: Progress | None = None
+    ) -> None:
+        raise NotImplementedError
+
+    def console_log(self, server_id: UUID, *, max_bytes: int = 65536) -> str:
+        return self.consoles.get(server_id, "")
+
+    def screenshot(self, server_id: UUID) -> bool:
+        self._do("screenshot")
+        return True
+
+    def screen(self, server_id: UUID) -> tuple[bytes, float] | None:
+        return self.screens.get(server_id)
+
+    def hash_password(self, plain: str) -> str:
+        return "$6$salt$" + "x" * 86
+
+    def _do(self, deed: str) -> None:
+        self.deeds.append(deed)
+        if trouble := self.trouble:
+            self.trouble = None
+            raise trouble
+
+
+class FakeStore:
+    def path(self, digest: str) -> Path:
+        return Path("/images") / digest
+
+
+class FakeComputeMixin:
+    """Puts a FakeCompute in the place of the backend, as `self.compute`."""
+
+    def setUp(self) -> None:
+        super().setUp()  # type: ignore[misc]
+        self.compute = FakeCompute()
+        with contextlib.ExitStack() as stack:
+            for name in ("servers.tasks", "servers.views", "servers.order_views"):
+                stack.enter_context(self._patched(f"{name}.compute_for"))
+            stack.enter_context(self._patched("servers.rows.compute_for"))
+            stack.enter_context(
+                mock.patch("servers.tasks.store_for", return_value=FakeStore())
+            )
+            self.addCleanup(stack.pop_all().close)  # type: ignore[attr-defined]
+
+    def _patched(self, name: str):
+        return mock.patch(name, return_value=self.compute)
