@@ -1,21 +1,30 @@
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+import secrets
+from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 
 from django.contrib.auth.models import AbstractUser
 from django.contrib.postgres.expressions import ArraySubquery
 from django.contrib.sessions.base_session import AbstractBaseSession
+from django.core.exceptions import PermissionDenied
 from django.core.validators import RegexValidator
 from django.db import IntegrityError, models, transaction
-from django.db.models import Exists, F, OuterRef, Value
+from django.db.models import Case, Exists, F, OuterRef, Value, When
 from django.db.models.functions import Concat
 from django.utils import timezone
 from guardian.models import UserObjectPermissionBase
 from guardian.shortcuts import assign_perm, remove_perm
 
 from accounts import numbers
-from accounts.permissions import Capability, Role, roles_giving
+from accounts.permissions import (
+    Capability,
+    Role,
+    roles_giving,
+    why_not_assign,
+    why_not_manage,
+)
 from controlpanel.http import Conflict, TooMany
 
 
@@ -57,6 +66,16 @@ class AccountQuerySet(models.QuerySet["Account"]):
         return self.filter(Exists(held)).annotate(  # type: ignore[no-redef]
             roles=ArraySubquery(held.values("permission__codename"))
         )
+
+    def best_first(self, user: User) -> AccountQuerySet:
+        """The user's home account, then the last used, then by name; not suspended."""
+        rank = Case(
+            When(status=Account.Status.SUSPENDED, then=3),
+            When(pk=user.home_account_id, then=0),
+            When(pk=user.last_account_id, then=1),
+            default=2,
+        )
+        return self.order_by(rank, "name", "pk")
 
     def with_regions(self) -> AccountQuerySet:
         """Each account with all regions of the cloud, as "IAD Northern Virginia"."""
@@ -141,19 +160,99 @@ class Account(models.Model):
     def is_suspended(self) -> bool:
         return self.status == self.Status.SUSPENDED
 
+    def suspend(self) -> None:
+        """Refuse its users, and new servers from its images; nothing is lost."""
+        self._set_status(self.Status.SUSPENDED)
+
+    def reinstate(self) -> None:
+        self._set_status(self.Status.ACTIVE)
+
+    def _set_status(self, status: Status) -> None:
+        Account.objects.filter(pk=self.pk).update(status=status)
+        self.status = status
+
+    def edit(self, *, name: str, home_region: Region, discoverable: bool) -> None:
+        """Write what the account's owners may change."""
+        self.name, self.home_region = name, home_region
+        self.discoverable = discoverable
+        self.save(update_fields=["name", "home_region", "discoverable"])
+
     def grant(self, role: Role, *, to: User) -> None:
         assign_perm(role, to, self)
 
     @transaction.atomic
     def withdraw(self, role: Role, *, of: User) -> None:
         """Take a role back; an account keeps at least one owner."""
-        # Locked, so that two owners cannot take the role from one another at once.
-        Account.objects.select_for_update().get(pk=self.pk)
+        self._lock()
         if role == Role.USER_ADMIN:
-            others = self.users_with([role]).exclude(pk=of.pk)
-            if self.users_with([role]).filter(pk=of.pk).exists() and not others:
-                raise Conflict("An account keeps at least one account owner.")
+            self._keep_an_owner_without(of)
         remove_perm(role, of, self)
+
+    @transaction.atomic
+    def change_roles(self, roles: Collection[Role], *, of: User, by: User) -> None:
+        """Leave the user with exactly these roles here, as far as the actor may.
+
+        Raises PermissionDenied when the actor's roles fall short, and Conflict when
+        no owner would be left.
+        """
+        self._lock()
+        held, actors = self.roles_of(of), self.roles_of(by)
+        changed = held ^ set(roles)
+        _insist_on("" if of != by else "Nobody changes their own roles.")
+        _insist_on(why_not_manage(held, by=actors))
+        _insist_on(why_not_assign(changed, by=actors))
+        for role in sorted(set(roles) - held):
+            self.grant(role, to=of)
+        for role in sorted(held - set(roles)):
+            self.withdraw(role, of=of)
+
+    @transaction.atomic
+    def deactivate(self, user: User, *, by: User) -> None:
+        """Keep one of its own users out of the whole panel, until reactivated."""
+        self._insist_on_home_user(user, by)
+        user.deactivate()
+
+    @transaction.atomic
+    def reactivate(self, user: User, *, by: User) -> None:
+        self._insist_on_home_user(user, by)
+        user.reactivate()
+
+    def _insist_on_home_user(self, user: User, by: User) -> None:
+        self._lock()
+        if user.home_account_id != self.pk:
+            _insist_on("Only a user's home account does this.")
+        held, actors = self.roles_of(user), self.roles_of(by)
+        _insist_on("" if user != by else "Nobody does this to themselves.")
+        _insist_on(why_not_manage(held, by=actors))
+        # Whoever is kept out has lost all roles for as long.
+        _insist_on(why_not_assign(held, by=actors))
+
+    def _lock(self) -> None:
+        # So that two owners cannot take the role from one another at once.
+        Account.objects.select_for_update().get(pk=self.pk)
+
+    def _keep_an_owner_without(self, user: User) -> None:
+        """Raise Conflict if the user is the last owner; the caller holds the lock."""
+        owners = list(self.users_with([Role.USER_ADMIN])[:2])
+        if owners == [user]:
+            raise Conflict("An account keeps at least one account owner.")
+
+    def roles_of(self, user: User) -> set[Role]:
+        held = self.grants.filter(user=user, permission__codename__in=Role.values)
+        return {
+            Role(code) for code in held.values_list("permission__codename", flat=True)
+        }
+
+    def people(self) -> models.QuerySet[User]:
+        """Users with a role here, and those at home here; each with the roles here."""
+        grants = self.grants.filter(permission__codename__in=Role.values)
+        at_home = User.objects.filter(home_account=self)
+        roles = grants.filter(user=OuterRef("pk")).values("permission__codename")
+        # A union of keys: an OR would look at every user of the cloud.
+        people = grants.values_list("user").union(at_home.values_list("pk"))
+        return User.objects.filter(pk__in=people).annotate(  # type: ignore[no-redef]
+            roles=ArraySubquery(roles)
+        )
 
     def users_with(self, roles: Iterable[Role]) -> models.QuerySet[User]:
         """Active users who hold any of the roles here, each once, by name."""
@@ -179,6 +278,42 @@ class User(AbstractUser):
         related_name="home_users",
         help_text="Only this account deactivates the user. Staff has none.",
     )
+    last_account = models.ForeignKey(
+        Account,
+        null=True,
+        editable=False,
+        on_delete=models.SET_NULL,
+        related_name="+",
+        db_index=False,
+    )
+
+    # For the type checker: only Account.people() fetches them.
+    roles: list[str]
+
+    @transaction.atomic
+    def deactivate(self) -> None:
+        """Keep the user out and end their sessions; roles stay for their return."""
+        if self.home_account:
+            self.home_account._lock()
+            self.home_account._keep_an_owner_without(self)
+        User.objects.filter(pk=self.pk).update(is_active=False)
+        self.is_active = False
+        self.end_sessions()
+
+    def reactivate(self) -> None:
+        User.objects.filter(pk=self.pk).update(is_active=True)
+        self.is_active = True
+
+    def end_sessions(self, *, but: str | None = None) -> int:
+        """Sign the user out everywhere, except where the session has this key."""
+        ended, _ = self.sessions.exclude(session_key=but).delete()
+        return ended
+
+    def enter(self, account: Account) -> None:
+        """Remember the account as the one to come back to."""
+        if self.last_account_id != account.pk:
+            User.objects.filter(pk=self.pk).update(last_account=account)
+            self.last_account = account
 
 
 class RoleGrant(UserObjectPermissionBase):
@@ -195,14 +330,29 @@ class RoleGrant(UserObjectPermissionBase):
 
 
 class Session(AbstractBaseSession):
-    """A sign-in, with what its user needs to recognise it in a list."""
+    """A sign-in, with what its user needs to recognise it in a list.
+
+    The columns repeat what the session's data says; accounts.sessions writes them.
+    """
 
     user = models.ForeignKey(
         User, null=True, on_delete=models.CASCADE, related_name="sessions"
     )
     address = models.GenericIPAddressField(null=True)
     agent = models.CharField(max_length=200, blank=True)
-    created_at = models.DateTimeField(auto_now_add=True)
+    created_at = models.DateTimeField(default=timezone.now)
+    seen_at = models.DateTimeField(default=timezone.now)
+
+    @property
+    def public_id(self) -> str:
+        """Names the session on a page: its key there would be a way into it."""
+        return hashlib.sha256(self.session_key.encode()).hexdigest()[:16]
+
+
+class LimitUseQuerySet(models.QuerySet["LimitUse"]):
+    def running(self, account: Account) -> LimitUseQuerySet:
+        """What the account has used of its limits in the periods of this moment."""
+        return self.filter(account=account, until__gt=timezone.now()).order_by("what")
 
 
 class LimitUse(models.Model):
@@ -211,7 +361,11 @@ class LimitUse(models.Model):
     account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="+")
     what = models.CharField(max_length=50)
     since = models.DateTimeField()
+    until = models.DateTimeField()
     count = models.PositiveIntegerField(default=0)
+    limit = models.PositiveIntegerField()
+
+    objects = LimitUseQuerySet.as_manager()
 
     class Meta:
         constraints = [
@@ -228,18 +382,60 @@ class LimitUse(models.Model):
         cls, account: Account, what: str, *, limit: int, per: timedelta, sentence: str
     ) -> None:
         """Count one more, or raise TooMany once the limit is reached."""
+        since = _start_of_period(timezone.now(), per)
         use, _ = cls.objects.get_or_create(
-            account=account, what=what, since=_start_of_period(timezone.now(), per)
+            account=account,
+            what=what,
+            since=since,
+            defaults={"until": since + per, "limit": limit},
         )
         # The WHERE clause is the guard: simultaneous requests cannot pass the limit.
         taken = cls.objects.filter(pk=use.pk, count__lt=limit)
-        if not taken.update(count=F("count") + 1):
+        if not taken.update(count=F("count") + 1, limit=limit):
             raise TooMany(sentence)
 
 
 def _start_of_period(now: datetime, per: timedelta) -> datetime:
     seconds = per.total_seconds()
     return datetime.fromtimestamp(now.timestamp() // seconds * seconds, tz=now.tzinfo)
+
+
+class InvitationQuerySet(models.QuerySet["Invitation"]):
+    def open(self) -> InvitationQuerySet:
+        """Those whose link still works."""
+        return self.filter(
+            accepted_at=None, withdrawn_at=None, expires_at__gt=timezone.now()
+        )
+
+    def with_token(self, token: str) -> InvitationQuerySet:
+        return self.filter(token_hash=_hash_of(token))
+
+    @transaction.atomic
+    def invite(
+        self, email: str, *, to: Account, roles: Collection[Role], by: User
+    ) -> Invitation:
+        """Offer the roles to whoever opens the link; an older link stops working.
+
+        Only the invitation returned knows the token.
+        """
+        _insist_on(why_not_assign(roles, by=to.roles_of(by)))
+        self.open().filter(account=to, email__iexact=email).update(
+            withdrawn_at=timezone.now()
+        )
+        token = secrets.token_urlsafe(32)
+        invitation = self.create(
+            account=to,
+            email=email,
+            token_hash=_hash_of(token),
+            roles=sorted(roles),
+            invited_by=by.get_username(),
+            expires_at=timezone.now() + INVITATION_LASTS,
+        )
+        invitation.token = token
+        return invitation
+
+
+INVITATION_LASTS = timedelta(days=7)
 
 
 class Invitation(models.Model):
@@ -261,6 +457,72 @@ class Invitation(models.Model):
     accepted_by = models.ForeignKey(
         User, null=True, on_delete=models.SET_NULL, related_name="+"
     )
+    withdrawn_at = models.DateTimeField(null=True, editable=False)
+
+    objects = InvitationQuerySet.as_manager()
+
+    token: str  # only just after invite()
 
     def __str__(self) -> str:
         return f"{self.email} to {self.account_id}"
+
+    @property
+    def role_labels(self) -> list[str]:
+        return [Role(role).label for role in self.roles]
+
+    @property
+    def why_closed(self) -> str:
+        """Why the link does not work any more; empty while it does."""
+        if self.accepted_at:
+            return "This invitation has been used already."
+        if self.withdrawn_at:
+            return "This invitation has been withdrawn."
+        if self.expires_at <= timezone.now():
+            return "This invitation has expired."
+        if self.account.is_suspended:
+            return "The account that sent this invitation is suspended."
+        return ""
+
+    @transaction.atomic
+    def accept(self, *, by: User) -> None:
+        """Give the roles to the user; it works once."""
+        if self.account.is_suspended:
+            raise Conflict(self.why_closed)
+        # The WHERE clause is the guard: of two simultaneous clicks only one matches.
+        opened = Invitation.objects.open().filter(pk=self.pk)
+        if not opened.update(accepted_at=timezone.now(), accepted_by=by):
+            self.refresh_from_db(fields=["accepted_at", "accepted_by", "withdrawn_at"])
+            raise Conflict(self.why_closed)
+        for role in self.roles:
+            self.account.grant(Role(role), to=by)
+
+    @transaction.atomic
+    def join(self, username: str, password: str) -> User:
+        """Make a new user, at home in the inviting account, who accepts."""
+        try:
+            with transaction.atomic():
+                user = User.objects.create_user(
+                    username, self.email, password, home_account=self.account
+                )
+        except IntegrityError:
+            raise Conflict(
+                "That username has just been taken: choose another."
+            ) from None
+        self.accept(by=user)
+        return user
+
+    def withdraw(self) -> None:
+        """Make the link useless."""
+        opened = Invitation.objects.open().filter(pk=self.pk)
+        if not opened.update(withdrawn_at=timezone.now()):
+            raise Conflict("This invitation was used, withdrawn or expired before.")
+
+
+def _hash_of(token: str) -> str:
+    # A plain hash is enough: the token has 256 random bits and cannot be guessed.
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _insist_on(refusal: str) -> None:
+    if refusal:
+        raise PermissionDenied(refusal)

@@ -145,3 +145,24 @@ def least_roles(capability: Capability) -> list[Role]:
 def roles_giving(capability: Capability) -> list[Role]:
     """Every single role that is enough for the capability."""
     return [role for role in Role if capability in capabilities_of([role])]
+
+
+def why_not_manage(target: Collection[Role], *, by: Collection[Role]) -> str:
+    """Why somebody with these roles may not change the target's; empty if they may."""
+    able = capabilities_of(by)
+    if Capability.MANAGE_USERS not in able:
+        return f"Managing users needs {roles_for(Capability.MANAGE_USERS)}."
+    if Role.USER_ADMIN in target and Capability.GRANT_IDENTITY_ROLES not in able:
+        return f"Changing an account owner needs {Role.USER_ADMIN}."
+    return ""
+
+
+def why_not_assign(roles: Collection[Role], *, by: Collection[Role]) -> str:
+    """Why somebody may not grant or take these roles; empty if they may."""
+    able = capabilities_of(by)
+    if Capability.MANAGE_USERS not in able:
+        return f"Managing users needs {roles_for(Capability.MANAGE_USERS)}."
+    identity = IDENTITY_ROLES.intersection(roles)
+    if identity and Capability.GRANT_IDENTITY_ROLES not in able:
+        return f"Granting or taking {min(identity)} needs {Role.USER_ADMIN}."
+    return ""

@@ -1,16 +1,88 @@
-from typing import cast
-
-from django.http import HttpRequest, HttpResponse
+from django.contrib import messages
+from django.db.models.fields.tuple_lookups import Tuple, TupleGreaterThan
+from django.http import HttpResponse
 from django.shortcuts import redirect, render
+from django.views.decorators.http import require_GET, require_POST
 
-from accounts.models import Account, User
+from accounts.access import AccountRequest, link, requires
+from accounts.forms import AccountForm
+from accounts.models import Account, LimitUse
+from accounts.permissions import Capability, Role, capabilities_of
+from accounts.security import SignedInRequest
+from controlpanel.http import render_page
+
+PAGE = 25
 
 
-def home(request: HttpRequest) -> HttpResponse:
-    """Lead to the pages of an account: the home account first, else any other."""
-    user = cast(User, request.user)
-    accounts = list(Account.objects.open_to(user).order_by("name")[:100])
-    accounts.sort(key=lambda account: account.pk != user.home_account_id)
-    if accounts:
-        return redirect("images:list", accounts[0].pk)
-    return render(request, "accounts/no_account.html")
+@require_GET
+def home(request: SignedInRequest) -> HttpResponse:
+    """Lead to an account: the home account first, then the last used, then any."""
+    account = Account.objects.open_to(request.user).best_first(request.user).first()
+    if account is None:
+        return render(request, "accounts/no_account.html")
+    return redirect(_first_page(account), account.pk)
+
+
+@require_GET
+@requires(Capability.VIEW_ACCOUNT)
+def enter(request: AccountRequest) -> HttpResponse:
+    """Lead to the account's first page, and come back to it next time."""
+    request.user.enter(request.account)
+    return redirect(_first_page(request.account), request.account.pk)
+
+
+def _first_page(account: Account) -> str:
+    able = capabilities_of([Role(role) for role in account.roles])
+    return "images:list" if Capability.VIEW_IMAGES in able else "servers:list"
+
+
+@require_GET
+def switch(request: SignedInRequest) -> HttpResponse:
+    """The accounts to choose from; in the account menu, the first of them."""
+    name, _, number = request.GET.get("after", "").rpartition("|")
+    accounts = Account.objects.open_to(request.user).order_by("name", "pk")
+    if number:
+        accounts = accounts.filter(
+            TupleGreaterThan(Tuple("name", "number"), (name, number))
+        )
+    found = list(accounts[: PAGE + 1])
+    context = {
+        "accounts": found[:PAGE],
+        "current": request.GET.get("from", ""),
+        "is_later_page": bool(number),
+        "after": f"{found[PAGE - 1].name}|{found[PAGE - 1].pk}"
+        if len(found) > PAGE
+        else "",
+    }
+    return render_page(
+        request, "accounts/switch.html", context, partial="account-choices"
+    )
+
+
+@require_GET
+@requires(Capability.VIEW_ACCOUNT)
+def account(request: AccountRequest) -> HttpResponse:
+    return _show_account(request, AccountForm(account=request.account))
+
+
+@require_POST
+@requires(Capability.EDIT_ACCOUNT)
+def edit(request: AccountRequest) -> HttpResponse:
+    form = AccountForm(request.POST, account=request.account)
+    if not form.is_valid():
+        return _show_account(request, form, status=422)
+    request.account.edit(**form.cleaned_data)
+    messages.success(request, "The account is changed.")
+    return redirect(link(request, "accounts:account"))
+
+
+def _show_account(
+    request: AccountRequest, form: AccountForm, *, status: int = 200
+) -> HttpResponse:
+    context = {
+        "nav": "account",
+        "form": form,
+        "roles": [Role(role) for role in sorted(request.account.roles)],
+        "limits": LimitUse.objects.running(request.account),
+    }
+    return render(request, "accounts/account.html", context, status=status)

@@ -1,6 +1,0 @@
-"""Pages inside an account, below /<account number>/."""
-
-from django.urls import URLPattern
-
-app_name = "accounts"
-urlpatterns: list[URLPattern] = []
