@@ -3,7 +3,7 @@ from django.http import HttpRequest
 from django.templatetags.static import static
 
 
-def product(request: HttpRequest) -> dict[str, str]:
+def product(request: HttpRequest | None = None) -> dict[str, str]:
     """The names that every template may use."""
     return {
         "product_name": settings.PRODUCT_NAME,
