@@ -203,6 +203,7 @@ class ServerQuerySet(models.QuerySet["Server"]):
             region_id=image.region_id,
             name=name,
             image=image,
+            image_uuid=image.pk,
             image_name=image.name,
             image_owner_id=image.owner_id,
             blob=image.blob,
@@ -285,6 +286,7 @@ class Server(models.Model):
     image = models.ForeignKey(
         Image, null=True, on_delete=models.SET_NULL, related_name="servers"
     )
+    image_uuid = models.UUIDField(editable=False)
     image_name = models.CharField(max_length=255, editable=False)
     image_owner = models.ForeignKey(
         Account, null=True, on_delete=models.PROTECT, related_name="+", db_index=False
