@@ -219,14 +219,29 @@ def cut_off_qcow2(path: Path) -> Path:
     return cut(made, made.stat().st_size - 512 * 1024)
 
 
-def corrupt_qcow2(path: Path) -> Path:
-    """Its second-level table points far behind the end of the file."""
-    made = converted(path, "qcow2")
-    content = made.read_bytes()
+def entry_of_cluster(path: Path, cluster: int) -> int:
+    """Where in a qcow2 file the table's entry of one of its first clusters lies."""
+    content = path.read_bytes()
     (level_one,) = struct.unpack(">Q", content[40:48])
     (level_two,) = struct.unpack(">Q", content[level_one : level_one + 8])
-    level_two &= (1 << 56) - 512
-    return patched(made, level_two + 8 * 32, struct.pack(">Q", 1 << 63 | 1 << 40))
+    return (level_two & ((1 << 56) - 512)) + 8 * cluster
+
+
+def corrupt_qcow2(path: Path) -> Path:
+    """Its table points far behind the end of the file."""
+    made = converted(path, "qcow2")
+    return patched(
+        made, entry_of_cluster(made, 32), struct.pack(">Q", 1 << 63 | 1 << 40)
+    )
+
+
+def garbled_qcow2(path: Path) -> Path:
+    """Its tables are in order, but one compressed cluster cannot be unpacked."""
+    disk = patched(raw_mbr(path.with_suffix(".disk")), 2 * MIB, b"text" * (MIB // 4))
+    qemu_img("convert", "-f", "raw", "-O", "qcow2", "-c", disk, path)
+    start = entry_of_cluster(path, 32)
+    (entry,) = struct.unpack(">Q", path.read_bytes()[start : start + 8])
+    return patched(path, entry & ((1 << 54) - 1), b"\xff" * 16)
 
 
 def cut_off_raw(path: Path) -> Path:
@@ -298,6 +313,7 @@ BAD_HEADERS = {
 BAD_BODIES = {
     cut_off_qcow2: "damaged",
     corrupt_qcow2: "damaged",
+    garbled_qcow2: "damaged",
     cut_off_vmdk: "damaged",
     cut_off_stream_vmdk: "damaged",
 }

@@ -118,6 +118,9 @@ class ReceiveTests(StoreCase):
         with self.store.receive(upload_id, limit=MIB) as receiver:
             receiver.write(b"again")
             assert receiver.finish().size == 5
+        assert (self.uploads / f"{upload_id}.data").read_bytes() == b"again"
+        for kind in ("part", "work", "claim"):
+            (self.uploads / f"{upload_id}.{kind}").touch()
         self.store.discard(upload_id)
         self.store.discard(upload_id)
         assert list(self.store.uploads()) == []
