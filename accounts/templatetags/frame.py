@@ -55,6 +55,11 @@ def frame(context: Context, template_name: str) -> SafeString:
 def _draw(
     template_name: str, *, nav: str, region: str, has_account: bool
 ) -> tuple[str, ...]:
-    context = product() | MARKS
-    context |= {"nav": nav, "region": region, "has_account": has_account}
+    context = {
+        **product(),
+        **MARKS,
+        "nav": nav,
+        "region": region,
+        "has_account": has_account,
+    }
     return tuple(_BETWEEN.split(render_to_string(template_name, context)))
