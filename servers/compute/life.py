@@ -89,18 +89,16 @@ def glance(settings: QemuSettings, folder: ServerFolder) -> Observed:
 
 def turn_on(settings: QemuSettings, folder: ServerFolder, spec: ServerSpec) -> None:
     """Start the server, or let the one that is there go on."""
-    if not is_running(folder):
-        end(folder)
-        start_server(settings, folder, spec)
-        return
-    with Monitor(folder.path) as monitor:
-        status = monitor.status()
-        if status in {"paused", "io-error"}:
-            monitor.execute("cont")
-    if status not in {"running", "paused", "io-error"}:
-        reset(folder)
-    elif folder.state().wanted is not Wanted.ON:
-        folder.save(replace(folder.state(), wanted=Wanted.ON, reason=""))
+    if is_running(folder):
+        try:
+            _go_on(folder)
+            return
+        except MonitorGone:
+            # It may have come to its end this very moment.
+            if is_running(folder):
+                raise
+    end(folder)
+    start_server(settings, folder, spec)
 
 
 def press_power_button(folder: ServerFolder, patience: float) -> bool:
@@ -184,6 +182,17 @@ def _mend(folder: ServerFolder, monitor: Monitor) -> str:
         monitor.execute("cont")
         return monitor.status()
     return status
+
+
+def _go_on(folder: ServerFolder) -> None:
+    with Monitor(folder.path) as monitor:
+        status = monitor.status()
+        if status in {"paused", "io-error"}:
+            monitor.execute("cont")
+    if status not in {"running", "paused", "io-error"}:
+        reset(folder)
+    elif folder.state().wanted is not Wanted.ON:
+        folder.save(replace(folder.state(), wanted=Wanted.ON, reason=""))
 
 
 def _look_after_shutdown(settings: QemuSettings, folder: ServerFolder) -> Observed:

@@ -6,6 +6,7 @@ So only the worker connects, under the server's lock, and every wait has a limit
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
@@ -13,10 +14,11 @@ import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from uuid import uuid4
 
 SOCKET_NAME = "qmp"
 # The longest answer lists the block devices; a broken QEMU shall not fill the memory.
-_MAX_LINE = 4 << 20
+MAX_LINE = 4 << 20
 
 
 class MonitorError(Exception):
@@ -51,6 +53,8 @@ class Monitor:
         self._patience = patience
         self._socket = socket.socket(socket.AF_UNIX)
         self._received = b""
+        connection = uuid4()
+        self._names = (f"{connection}/{number}" for number in itertools.count())
 
     def __enter__(self) -> Self:
         try:
@@ -60,8 +64,9 @@ class Monitor:
                 self._socket.connect(_short_path(directory))
             finally:
                 os.close(directory)
-            if "QMP" not in self._read(time.monotonic() + self._patience):
-                raise MonitorGone("no greeting")
+            deadline = time.monotonic() + self._patience
+            while "QMP" not in self._read(deadline):
+                pass
             self.execute("qmp_capabilities")
         except OSError as error:
             self._socket.close()
@@ -87,7 +92,10 @@ class Monitor:
         fd: int | None = None,
     ) -> Any:
         """Run one command, with an open file if it takes one; return its answer."""
-        message = json.dumps({"execute": command, "arguments": arguments or {}})
+        name = next(self._names)
+        message = json.dumps(
+            {"execute": command, "arguments": arguments or {}, "id": name}
+        )
         deadline = time.monotonic() + self._patience
         try:
             self._socket.settimeout(self._patience)
@@ -100,11 +108,12 @@ class Monitor:
             raise MonitorGone(str(error)) from error
         while True:
             answer = self._read(deadline)
-            if "return" in answer:
-                return answer["return"]
-            if "error" in answer:
-                raise MonitorError(str(answer["error"].get("desc", command)))
-            # What is left are events, and the state can be asked for at any time.
+            # Else an event, or what a client that has died had asked for.
+            if answer.get("id") == name:
+                break
+        if "error" in answer:
+            raise MonitorError(str(answer["error"].get("desc", command)))
+        return answer.get("return")
 
     def status(self) -> str:
         """QEMU's run state: running, paused, shutdown, io-error, …"""
@@ -113,7 +122,7 @@ class Monitor:
     def _read(self, deadline: float) -> dict[str, Any]:
         while b"\n" not in self._received:
             left = deadline - time.monotonic()
-            if left <= 0 or len(self._received) > _MAX_LINE:
+            if left <= 0 or len(self._received) > MAX_LINE:
                 raise MonitorGone("no answer in time")
             try:
                 self._socket.settimeout(left)

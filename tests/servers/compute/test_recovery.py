@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.qemu, needs_qemu]
 
 # At how many places, spread over all lines that run, the worker is killed. A higher
 # number takes longer and is for changes of the backend.
-PLACES = int(os.environ.get("RECOVERY_PLACES", "6"))
+PLACES = int(os.environ.get("RECOVERY_PLACES", "5"))
 
 
 def work_until(line, verb, folder, image, server_id, target):
