@@ -30,8 +30,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 KERNELS = ("linux-image-cloud-amd64", "linux-image-virtual", "linux-image-amd64")
-PACKAGES = ("busybox-static", "grub-common", "grub-pc-bin")
-PACKAGE_WITH_LIBRARIES = "dropbear-bin"
+PACKAGES = ("busybox-static", "grub-pc-bin")
+# Taken with all that they depend on: we run the one and ship the other.
+PROGRAMS = ("grub-common", "dropbear-bin")
 # button and evdev carry the press of the power button to acpid.
 MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "ext4", "button", "evdev")
 LOADER = "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"
@@ -234,7 +235,7 @@ def _download(folder: Path) -> None:
 def _download_by(options: list[str], folder: Path) -> None:
     wanted = {
         *PACKAGES,
-        *_with_dependencies(PACKAGE_WITH_LIBRARIES, options),
+        *_with_dependencies(PROGRAMS, options),
         *_kernel_packages(options),
     }
     # Root's apt-get would download as another user, who cannot enter the folder.
@@ -245,7 +246,7 @@ def _download_by(options: list[str], folder: Path) -> None:
 def _kernel_packages(options: list[str]) -> list[str]:
     for name in KERNELS:
         try:
-            found = _with_dependencies(name, options)
+            found = _with_dependencies([name], options)
         except TinyLinuxError:
             continue  # the other distribution's name
         packages = [
@@ -258,9 +259,9 @@ def _kernel_packages(options: list[str]) -> list[str]:
     raise TinyLinuxError("apt knows no kernel package.")
 
 
-def _with_dependencies(package: str, options: list[str]) -> list[str]:
+def _with_dependencies(packages: Iterable[str], options: list[str]) -> list[str]:
     told = _run(
-        "apt-cache", *options, "depends", "--recurse", "--important", package
+        "apt-cache", *options, "depends", "--recurse", "--important", *packages
     ).splitlines()
     # A dependency is indented, and a name that several packages provide is in <>.
     return [line for line in told if re.match(r"[a-z0-9]", line) and ":" not in line]
@@ -325,13 +326,17 @@ def _add_programs(system: Path, root: Path) -> None:
 
 def _libraries(system: Path, program: Path) -> Iterator[Path]:
     """Ask the loader of the unpacked packages what the program would load."""
-    folder = system / "usr/lib/x86_64-linux-gnu"
-    told = _run(system / LOADER, "--inhibit-cache", "--library-path", folder,
-                "--list", program)  # fmt: skip
+    told = _run(*_loader(system), "--list", program)
     for name, path in re.findall(r"^\s*(\S+) => (\S+) ", told, re.MULTILINE):
         if not Path(path).is_relative_to(system):
             raise TinyLinuxError(f"No package brought {name} for {program.name}.")
         yield Path(path)
+
+
+def _loader(system: Path) -> list[object]:
+    """How to run a program of the packages with their own libraries."""
+    folder = system / "usr/lib/x86_64-linux-gnu"
+    return [system / LOADER, "--inhibit-cache", "--library-path", folder]
 
 
 def _early_system(system: Path) -> bytes:
@@ -475,11 +480,13 @@ def _grub_core(system: Path) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         start, core = Path(folder, "start.cfg"), Path(folder, "core.img")
         _write(start, GRUB_START, 0o644)
-        _run(system / "usr/bin/grub-mkimage", "-O", "i386-pc", "-o", core,
-             "-d", system / "usr/lib/grub/i386-pc", "-c", start,
-             "-p", "(hd0,msdos1)/boot/grub",
-             "biosdisk", "part_msdos", "ext2", "linux", "configfile",
-             "normal")  # fmt: skip
+        _run(
+            *_loader(system),
+            *(system / "usr/bin/grub-mkimage", "-O", "i386-pc", "-o", core),
+            *("-d", system / "usr/lib/grub/i386-pc", "-c", start),
+            *("-p", "(hd0,msdos1)/boot/grub"),
+            *("biosdisk", "part_msdos", "ext2", "linux", "configfile", "normal"),
+        )
         return core.read_bytes()
 
 

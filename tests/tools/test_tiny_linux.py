@@ -1,3 +1,5 @@
+import gzip
+import lzma
 import re
 import shutil
 import socket
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tools import tiny_linux
 from tools.tiny_linux import TinyLinuxError, base_image, build
 
 PASSWORD = "correct horse"
@@ -60,6 +63,49 @@ class BuildTests(unittest.TestCase):
             with pytest.raises(TinyLinuxError, match="It needs apt-get, dpkg-deb"):
                 build(Path(folder, "tiny.qcow2"))
             assert list(Path(folder).iterdir()) == []
+
+
+class ModuleTests(unittest.TestCase):
+    """Kernels of different releases compress their modules in different ways."""
+
+    def setUp(self):
+        self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        modules = self.folder / "usr/lib/modules/6.12"
+        modules.mkdir(parents=True)
+        (modules / "modules.builtin").write_text(
+            "kernel/fs/ext4/ext4.ko\nkernel/drivers/virtio/virtio_pci.ko\n"
+        )
+        self.modules = modules
+
+    def add(self, name: str, data: bytes) -> None:
+        (self.modules / name).write_bytes(data)
+
+    def test_each_comes_after_what_it_needs_however_it_is_compressed(self):
+        net = b"\0depends=failover,ext4\0softdep=pre: crc-fast post: x\0"
+        evdev = self.folder / "evdev"
+        evdev.write_bytes(b"evdev")
+        self.add("virtio_net.ko.xz", lzma.compress(net))
+        self.add("failover.ko", b"failover")
+        self.add("crc-fast.ko", b"crc")
+        self.add("virtio_blk.ko.gz", gzip.compress(b"\0depends=\0"))
+        self.add("button.ko", b"button")
+        if shutil.which("zstd"):
+            run("zstd", "-q", evdev, "-o", self.modules / "evdev.ko.zst")
+        else:
+            self.add("evdev.ko", b"evdev")
+        found = tiny_linux._modules_in_order(self.folder)
+        assert set(found) == {
+            *("virtio_blk", "virtio_net", "failover", "crc_fast", "button", "evdev")
+        }
+        names = list(found)
+        assert names.index("failover") < names.index("virtio_net")
+        assert names.index("crc_fast") < names.index("virtio_net")
+        assert found["virtio_net"] == net
+        assert found["evdev"] == b"evdev"
+
+    def test_a_kernel_without_a_module_that_we_need_is_told(self):
+        with pytest.raises(TinyLinuxError, match="no module virtio_blk"):
+            tiny_linux._modules_in_order(self.folder)
 
 
 class Machine:
