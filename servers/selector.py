@@ -12,6 +12,7 @@ from django.db.models import QuerySet
 from django.db.models.fields.tuple_lookups import Tuple, TupleGreaterThan
 
 from accounts.models import Account, Region
+from images.figures import size_text
 from images.listing import pattern_of
 from images.models import Image
 
@@ -29,6 +30,22 @@ class Tab(models.TextChoices):
         if image.is_base:
             return cls.BASE
         return cls.MINE if image.is_owned_by(account) else cls.SHARED
+
+
+@dataclass(frozen=True)
+class ImageOption:
+    """An image as one of several to choose from."""
+
+    image: Image
+
+    @property
+    def figures(self) -> str:
+        image = self.image
+        figures = [image.os] if image.os else []
+        figures.append(f"{size_text(image.virtual_size)} disk")
+        if image.min_ram_mb:
+            figures.append(f"at least {image.min_ram_mb} MB RAM")
+        return ", ".join(figures)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,15 +78,15 @@ class ImageSelector:
         return self.tab != Tab.BASE
 
     @cached_property
-    def images(self) -> list[Image]:
-        return self._fetched[:PAGE_SIZE]
+    def images(self) -> list[ImageOption]:
+        return [ImageOption(image) for image in self._fetched[:PAGE_SIZE]]
 
     @property
     def next_query(self) -> str:
         """For the following page; empty on the last one."""
         if len(self._fetched) <= PAGE_SIZE:
             return ""
-        return self._query(self.tab, after=str(self.images[-1].pk))
+        return self._query(self.tab, after=str(self._fetched[PAGE_SIZE - 1].pk))
 
     @property
     def first_query(self) -> str:
@@ -84,9 +101,11 @@ class ImageSelector:
         )
 
     @property
-    def chosen_elsewhere(self) -> Image | None:
+    def chosen_elsewhere(self) -> ImageOption | None:
         """The chosen image, if the page of the selector does not show it."""
-        return self.chosen if self.chosen not in self.images else None
+        if self.chosen is None or self.chosen in self._fetched[:PAGE_SIZE]:
+            return None
+        return ImageOption(self.chosen)
 
     @cached_property
     def tabs(self) -> list[TabLink]:
