@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.contrib.postgres.indexes import GinIndex, OpClass
 from django.db import connection, models, transaction
@@ -24,6 +25,7 @@ from procrastinate.contrib.django import app as jobs
 from accounts.models import Account, Region, User
 from accounts.regions import RegionChoice
 from controlpanel.http import Conflict
+from images.figures import size_text
 
 if TYPE_CHECKING:
     from images.stores.base import Stored
@@ -140,6 +142,23 @@ class ImageQuerySet(models.QuerySet["Image"]):
             Q(owner=None) | Q(owner=account) | Q(pk__in=accepted)
         )
 
+    def make_room(self, account: Account, *, size: int) -> None:
+        """Hold the account's quota, or raise ImageConflict if so much is beyond it.
+
+        Others wait for the end of the transaction, so that none passes it together.
+        """
+        Account.objects.select_for_update(no_key=True).get(pk=account.pk)
+        limits = settings.IMAGES
+        most, most_bytes = limits["images_per_account"], limits["bytes_per_account"]
+        sizes = self.filter(owner=account).values_list("size", flat=True)[:most]
+        if len(sizes) >= most:
+            raise ImageConflict(f"An account has at most {most} images: delete some.")
+        if sum(sizes) + size > most_bytes:
+            raise ImageConflict(
+                f"An account's images take at most {size_text(most_bytes)}, and these "
+                f"are {size_text(sum(sizes))} already: delete some first."
+            )
+
     def in_region(self, region: RegionChoice | None) -> ImageQuerySet:
         """Images of one region, or of all when none is given."""
         return self.filter(region=region.code) if region else self.all()
@@ -181,6 +200,8 @@ class Image(models.Model):
         max_length=12, choices=Status, default=Status.QUEUED, editable=False
     )
     status_reason = models.CharField(max_length=500, blank=True, editable=False)
+    # Per cent of the work that a saving image waits for.
+    progress = models.PositiveSmallIntegerField(default=0, editable=False)
     protected = models.BooleanField(default=False)
     min_disk_gb = models.PositiveIntegerField("minimum disk (GB)", default=0)
     min_ram_mb = models.PositiveIntegerField("minimum RAM (MB)", default=0)
@@ -274,6 +295,7 @@ class Image(models.Model):
         *,
         name: str,
         description: str,
+        os: str,
         tags: Iterable[str],
         protected: bool,
         min_disk_gb: int,
@@ -283,6 +305,7 @@ class Image(models.Model):
         changed = Image.objects.filter(pk=self.pk).update(
             name=name,
             description=description,
+            os=os,
             tags=list(tags),
             protected=protected,
             min_disk_gb=min_disk_gb,
@@ -304,6 +327,17 @@ class Image(models.Model):
             blob=blob,
             size=blob.size,
             virtual_size=blob.virtual_size,
+            progress=100,
+        )
+
+    def show_progress(self, per_cent: int) -> None:
+        saving = Image.objects.filter(pk=self.pk, status=self.Status.SAVING)
+        saving.update(progress=per_cent, updated_at=timezone.now())
+
+    def deactivate(self, reason: str) -> None:
+        """Nothing boots from it any more; the reason is a sentence for the user."""
+        self._move(
+            self.Status.DEACTIVATED, {self.Status.ACTIVE}, status_reason=reason[:500]
         )
 
     def start_saving(self) -> None:

@@ -1,0 +1,176 @@
+"""What the worker does with images.
+
+A job may be cut short at any point and run again: the rows tell how far it came, and
+every step of the store may be repeated.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+from uuid import UUID
+
+from django.db import transaction
+from django.utils import timezone
+from procrastinate import JobContext, RetryStrategy
+from procrastinate.contrib.django import app as jobs
+from procrastinate.exceptions import AlreadyEnqueued
+
+from accounts.models import Region
+from images.models import Blob, Image, ImageConflict
+from images.stores import BlobGone, ImageStore, Refused, StoreError, store_for
+
+log = logging.getLogger("panel.images")
+
+MOST_ATTEMPTS = 5
+STALE_AFTER = timedelta(minutes=10)
+ORPHANED_AFTER = timedelta(days=1)
+DAMAGED = "The image's data in the store is damaged, so nothing boots from it any more."
+
+
+@jobs.task(
+    queue="images",
+    retry=RetryStrategy(
+        max_attempts=MOST_ATTEMPTS, exponential_wait=4, retry_exceptions=[StoreError]
+    ),
+    pass_context=True,
+)
+def admit(context: JobContext, image_id: str) -> None:
+    """Check an uploaded file and make the image active, or say what is wrong."""
+    image = Image.objects.select_related("region").filter(pk=image_id).first()
+    if image is None:
+        _discard_everywhere(UUID(image_id))
+        return
+    store = store_for(image.region.backend)
+    if image.is_changing:
+        try:
+            _admit(image, store)
+        except (Refused, BlobGone) as problem:
+            _fail(image, problem)
+        except StoreError as problem:
+            if context.job.attempts + 1 < MOST_ATTEMPTS:
+                raise
+            _fail(image, problem)
+    store.discard(image.pk)
+
+
+def defer_admit(image: Image) -> None:
+    """Have the file checked, once, however often this is asked for."""
+    name = f"admit-{image.pk}"
+    try:
+        with transaction.atomic():
+            admit.configure(lock=name, queueing_lock=name).defer(image_id=str(image.pk))
+    except AlreadyEnqueued:
+        pass
+
+
+def _admit(image: Image, store: ImageStore) -> None:
+    stored = store.admit(image.pk, progress=_in_steps(image.show_progress))
+    try:
+        with transaction.atomic():
+            Blob.objects.hold(stored.digest)
+            image.activate(image.region.backend, stored)
+    except ImageConflict:
+        # Deleted meanwhile. The upload protects the file until it is discarded.
+        store.discard(image.pk)
+        remove_file.defer(backend=image.region.backend, digest=stored.digest)
+
+
+def _in_steps(show: Callable[[int], None]) -> Callable[[int], None]:
+    """Pass on every tenth per cent only, since each is a write."""
+    shown = 0
+
+    def progress(per_cent: int) -> None:
+        nonlocal shown
+        if per_cent >= shown + 10:
+            shown = per_cent
+            show(per_cent)
+
+    return progress
+
+
+def _fail(image: Image, problem: StoreError) -> None:
+    log.warning("image %s: %s %s", image.pk, problem, problem.detail)
+    try:
+        image.fail(str(problem))
+    except ImageConflict:
+        log.info("image %s was deleted while it was being checked", image.pk)
+
+
+def _discard_everywhere(upload_id: UUID) -> None:
+    for store in _stores().values():
+        store.discard(upload_id)
+
+
+def _stores() -> dict[str, ImageStore]:
+    backends = Region.objects.order_by("backend").values_list("backend", flat=True)
+    return {backend: store_for(backend) for backend in backends.distinct()}
+
+
+@jobs.task(queue="images")
+def remove_file(backend: str, digest: str) -> None:
+    """Delete a blob's file, unless there is a row for it again."""
+    rows = Blob.objects.filter(backend=backend, digest=digest)
+    store_for(backend).delete(digest, in_use=rows.exists)
+
+
+@jobs.periodic(cron="*/5 * * * *")
+@jobs.task(queue="images", queueing_lock="images-resume")
+def resume_stale(timestamp: int) -> None:
+    """Take up uploads that no job has moved on for a while."""
+    stale = Image.objects.filter(
+        status__in=[Image.Status.QUEUED, Image.Status.SAVING],
+        origin=Image.Origin.UPLOAD,
+        updated_at__lt=timezone.now() - STALE_AFTER,
+    )
+    for image in stale:
+        defer_admit(image)
+
+
+@jobs.periodic(cron="17 * * * *")
+@jobs.task(queue="images", queueing_lock="images-sweep")
+def sweep(timestamp: int) -> None:
+    """Remove uploads and blobs that no row knows of, a day after they came."""
+    for backend, store in _stores().items():
+        _sweep_uploads(store)
+        _sweep_blobs(backend, store)
+    for blob in Blob.objects.filter(created_at__lt=timezone.now() - ORPHANED_AFTER):
+        blob.release()
+
+
+def _sweep_uploads(store: ImageStore) -> None:
+    old = timezone.now() - ORPHANED_AFTER
+    waiting = {Image.Status.QUEUED, Image.Status.SAVING}
+    for upload in store.uploads():
+        awaited = Image.objects.filter(pk=upload.upload_id, status__in=waiting)
+        if upload.changed_at < old and not awaited.exists():
+            store.discard(upload.upload_id)
+
+
+def _sweep_blobs(backend: str, store: ImageStore) -> None:
+    known = set(Blob.objects.filter(backend=backend).values_list("digest", flat=True))
+    for digest in store.digests():
+        # An upload that is being admitted right now has its claim on the file.
+        if digest not in known:
+            remove_file(backend=backend, digest=digest)
+
+
+@jobs.periodic(cron="40 3 * * *")
+@jobs.task(queue="images", queueing_lock="images-verify")
+def verify(timestamp: int) -> None:
+    """Read every blob again; what has changed boots no server any more."""
+    for blob in Blob.objects.order_by("pk").iterator(chunk_size=100):
+        if not store_for(blob.backend).verify(blob.digest):
+            log.error("blob %s of %s is damaged", blob.digest, blob.backend)
+            for image in blob.images.filter(status=Image.Status.ACTIVE):
+                image.deactivate(DAMAGED)
+
+
+@jobs.periodic(cron="* * * * *")
+@jobs.task(queue="images", queueing_lock="retry-stalled", pass_context=True)
+async def retry_stalled(context: JobContext, timestamp: int) -> None:
+    """Give jobs of a worker that was killed to the others."""
+    manager = context.app.job_manager
+    for job in await manager.get_stalled_jobs(seconds_since_heartbeat=30):
+        await manager.retry_job(job)
