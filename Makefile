@@ -20,9 +20,9 @@ help:
 	@echo "make demo        run the panel with demo data on http://127.0.0.1:8000"
 	@echo "                 (PORT=8001 and DATA_DIR=folder change these)"
 	@echo "make demo-reset  throw the demo's data away"
-	@echo "make test        everything that has to pass: lint types check unit"
-	@echo "make unit        the tests alone, the browser's included (ARGS= for pytest)"
-	@echo "make browser     the browser's tests alone"
+	@echo "make test        lint types check, and every test with its coverage"
+	@echo "make unit        the tests without a browser and without QEMU"
+	@echo "make browser     the browser's tests (ARGS= for pytest, here and above)"
 	@echo "make test-pg15   the tests on PostgreSQL 15"
 	@echo "make bench       measure the pages (ARGS= for the benchmark)"
 	@echo "make lock        resolve requirements.lock anew from pyproject.toml"
@@ -36,7 +36,8 @@ demo-reset: set-up
 bench: set-up
 	python -m bench $(ARGS)
 
-test: set-up test-packages lint types check unit
+test: set-up test-packages lint types check
+	pytest --cov --cov-report=term -n $(PYTEST_WORKERS) $(ARGS)
 
 lint: set-up
 	ruff check .
@@ -51,8 +52,8 @@ check: set-up
 	$(WITH_POSTGRES) env $(CHECK_ENV) python manage.py check --deploy --fail-level WARNING
 	$(WITH_POSTGRES) env $(CHECK_ENV) python manage.py makemigrations --check --dry-run
 
-unit: set-up test-packages
-	pytest --cov --cov-report=term -n $(PYTEST_WORKERS) $(ARGS)
+unit: set-up
+	pytest -m "not browser and not qemu" $(ARGS)
 
 browser: set-up test-packages
 	pytest -m browser $(ARGS)

@@ -103,12 +103,6 @@ if [ -b /dev/vdb ]; then
     tar -xf /dev/vdb -C /run/server user-data 2>/dev/null
     if [ -f /run/server/user-data ]; then
         sh /run/server/user-data
-        # A server made from an image of another one needs SSH host keys of its own.
-        sha256sum </run/server/user-data >/run/server/identity
-        if ! cmp -s /run/server/identity /etc/server-identity; then
-            rm -f /etc/dropbear/dropbear_*_host_key
-            cp /run/server/identity /etc/server-identity
-        fi
     fi
     rm -rf /run/server
 fi
