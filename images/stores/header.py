@@ -94,6 +94,10 @@ def examine(path: Path) -> dict[str, str | int]:
     except format_inspector.SafetyCheckFailed as unsafe:
         reasons = [UNSAFE[check] for check in unsafe.failures if check in UNSAFE]
         raise NotAccepted(reasons[0] if reasons else NOT_A_DISK) from unsafe
+    except format_inspector.ImageFormatError as error:
+        raise NotAccepted(
+            f"The {name.upper()} file is cut off: please upload it again."
+        ) from error
     kind = KINDS[name]
     if kind == "qcow2":
         _refuse_odd_qcow2(head)
