@@ -133,7 +133,8 @@ class Compute(Protocol):
         """Make the server and start it. One that was switched off since stays off."""
 
     def observe(self, server_id: UUID) -> Observed:
-        """Find out how the server is. Starts nothing; an unknown server is NOSTATE."""
+        """Find out how the server is, and start nothing. One that the region does not
+        know is NOSTATE; ServerBusy if that cannot be told right now."""
 
     def power_on(self, spec: ServerSpec) -> Observed:
         """Start the server on the disk that it has; a paused one goes on."""

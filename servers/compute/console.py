@@ -41,7 +41,8 @@ def read_end(path: Path, max_bytes: int) -> bytes:
             size = log.seek(0, io.SEEK_END)
             log.seek(max(0, size - max_bytes))
             data = log.read(max_bytes)
-    except FileNotFoundError:
+    except OSError:
+        # None yet, or a web process that may not read what the worker wrote.
         return b""
     if size <= max_bytes:
         return data

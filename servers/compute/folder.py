@@ -162,7 +162,7 @@ def _flock(folder: Path, patience: float) -> Iterator[None]:
                 time.sleep(0.05)
         # Deleted while this call waited: what is locked is then nobody's folder.
         if os.fstat(handle).st_ino != folder.stat().st_ino:
-            raise _Taken
+            raise FileNotFoundError(folder)
         yield
     finally:
         os.close(handle)

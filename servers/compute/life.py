@@ -14,6 +14,7 @@ from servers.compute.base import (
     Observed,
     PowerOff,
     PowerState,
+    ServerBusy,
     ServerSpec,
 )
 from servers.compute.disks import read_header
@@ -79,12 +80,12 @@ def look(settings: QemuSettings, folder: ServerFolder) -> Observed:
 
 def glance(settings: QemuSettings, folder: ServerFolder) -> Observed:
     """What can be seen while somebody else works with the server."""
-    power = PowerState.NOSTATE
     if is_running(folder):
-        power = PowerState.RUNNING
-    elif folder.state().wanted is Wanted.OFF:
-        power = PowerState.SHUTDOWN
-    return observed(settings, folder, power)
+        return observed(settings, folder, PowerState.RUNNING)
+    if folder.state().wanted is Wanted.OFF:
+        return observed(settings, folder, PowerState.SHUTDOWN)
+    # It may be about to start, or have crashed: only the other one can tell.
+    raise ServerBusy("Something else is being done with this server.")
 
 
 def turn_on(settings: QemuSettings, folder: ServerFolder, spec: ServerSpec) -> None:

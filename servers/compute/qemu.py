@@ -187,7 +187,7 @@ class QemuCompute:
             with self._folder(server_id).screen.open("rb") as picture:
                 taken_at = os.fstat(picture.fileno()).st_mtime
                 data = picture.read(_MAX_SCREEN)
-        except FileNotFoundError:
+        except OSError:
             return None
         return (data, taken_at) if data.startswith(b"\x89PNG") else None
 

@@ -32,8 +32,8 @@ class MonitorGone(Exception):
 def listen(folder: Path) -> socket.socket:
     """The socket that QEMU inherits, as it has no way into the folder itself."""
     (folder / SOCKET_NAME).unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX)
     directory = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    listener = socket.socket(socket.AF_UNIX)
     try:
         listener.bind(_short_path(directory))
         listener.listen(1)
@@ -127,6 +127,8 @@ class Monitor:
             try:
                 self._socket.settimeout(left)
                 chunk = self._socket.recv(65536)
+            except TimeoutError:
+                raise MonitorGone("no answer in time") from None
             except OSError as error:
                 raise MonitorGone(str(error)) from error
             if not chunk:

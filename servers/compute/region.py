@@ -39,7 +39,6 @@ def find_reason(settings: QemuSettings) -> str | None:
         ).stdout
         for name in ("qemu-img", "openssl"):
             process.program(name)
-        settings.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except ComputeError as error:
         return str(error)
     except (OSError, subprocess.SubprocessError) as error:
@@ -47,6 +46,8 @@ def find_reason(settings: QemuSettings) -> str | None:
     found = re.search(r"version (\d+)\.(\d+)", said)
     if found is None or (int(found[1]), int(found[2])) < _OLDEST_QEMU:
         return "The region's QEMU is too old: it needs 7.1 or newer."
+    if not _can_write(settings.folder):
+        return "The region cannot write to its folder for servers."
     return None
 
 
@@ -77,3 +78,9 @@ def check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free - _RESERVE
     if needed > free:
         raise NoCapacity("The region has too little disk space left for this.")
+
+
+def _can_write(folder: Path) -> bool:
+    # Asked by web pages too, so nothing is made here.
+    place = next(place for place in (folder, *folder.parents) if place.exists())
+    return place.is_dir() and os.access(place, os.W_OK | os.X_OK)

