@@ -1,0 +1,164 @@
+"""Two at the same moment, in threads, on the real database."""
+
+import threading
+import uuid
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import pytest
+from django.db import connection
+from django.test import TransactionTestCase
+
+from controlpanel.http import Conflict, TooMany
+from images.models import Blob, Image
+from servers import tasks
+from servers.models import Server, ServerEvent
+from sharing.models import ImageShare
+from tests.factories import (
+    AccountFactory,
+    ImageFactory,
+    ImageShareFactory,
+    UserFactory,
+)
+from tests.servers.factories import FlavorFactory, ServerFactory
+from tests.servers.fakes import FakeComputeMixin
+
+
+def at_once(deeds):
+    """Do all at the same moment, and tell how many were done and how many refused."""
+    barrier = threading.Barrier(len(deeds))
+
+    def take_part(deed):
+        barrier.wait()
+        try:
+            deed()
+        except Conflict:
+            return "conflict"
+        except TooMany:
+            return "limit"
+        finally:
+            connection.close()
+        return "done"
+
+    with ThreadPoolExecutor(len(deeds)) as pool:
+        return Counter(pool.map(take_part, deeds))
+
+
+class SimultaneousTests(FakeComputeMixin, TransactionTestCase):
+    def setUp(self):
+        super().setUp()
+        self.beta = AccountFactory.create(name="Beta")
+        self.bob = UserFactory.create(username="bob")
+        self.flavor = FlavorFactory.create()
+
+    def order(self, image, token=None):
+        Server.objects.order(
+            self.beta,
+            Image.objects.select_related("region").get(pk=image.pk),
+            self.flavor,
+            name="web-1",
+            password_hash="$6$",
+            public_key="",
+            token=token or uuid.uuid4(),
+            by=self.bob,
+        )
+
+    def test_a_form_that_is_sent_eight_times_makes_one_server(self):
+        image, token = ImageFactory.create(owner=None), uuid.uuid4()
+
+        outcomes = at_once([partial(self.order, image, token)] * 8)
+
+        assert outcomes == {"done": 1, "conflict": 7}
+        assert Server.objects.count() == 1
+        assert ServerEvent.objects.count() == 1
+
+    def test_eight_orders_do_not_pass_the_limit(self):
+        image = ImageFactory.create(owner=None)
+        with self.settings(COMPUTE={"servers_per_account": 3, "max_servers": 20}):
+            outcomes = at_once([partial(self.order, image)] * 8)
+
+        assert outcomes == {"done": 3, "limit": 5}
+
+    def test_one_of_eight_power_actions_wins(self):
+        server = ServerFactory.create(account=self.beta, active=True)
+        copies = [Server.objects.get(pk=server.pk) for _ in range(8)]
+        verbs = [Server.power_off, Server.reboot]
+        deeds = [
+            partial(verbs[n % 2], copy, by=self.bob) for n, copy in enumerate(copies)
+        ]
+
+        assert at_once(deeds) == {"done": 1, "conflict": 7}
+        done = ServerEvent.objects.filter(what__in=["power_off", "reboot"])
+        assert done.count() == 1
+
+    def test_one_of_eight_deletions_wins(self):
+        server = ServerFactory.create(account=self.beta, active=True)
+        copies = [Server.objects.get(pk=server.pk) for _ in range(8)]
+
+        outcomes = at_once([partial(c.delete_later, by=self.bob) for c in copies])
+
+        assert outcomes == {"done": 1, "conflict": 7}
+
+    def test_an_order_and_a_withdrawal_leave_no_half(self):
+        for _ in range(4):
+            share = ImageShareFactory.create(consumer=self.beta, accepted=True)
+            alice = UserFactory.create()
+            at_once([partial(self.order, share.image), partial(share.revoke, by=alice)])
+            assert not ImageShare.objects.exists()
+            for server in Server.objects.all():
+                tasks.build(server_id=str(server.pk))
+                server.refresh_from_db()
+                assert server.status == "ERROR"
+                server.forget()
+
+    def test_an_order_and_a_deletion_of_the_image_keep_the_data_of_a_server(self):
+        for _ in range(4):
+            image = ImageFactory.create(owner=self.beta)
+            at_once(
+                [
+                    partial(self.order, image),
+                    partial(image.delete_with_shares, by=self.bob),
+                ]
+            )
+            server = Server.objects.first()
+            assert Blob.objects.filter(pk=image.blob.pk).exists() == bool(server)
+            if server:
+                server.forget()
+
+    def test_a_withdrawal_waits_while_a_disk_is_being_made(self):
+        share = ImageShareFactory.create(consumer=self.beta, accepted=True)
+        server = ServerFactory.create(account=self.beta, image=share.image)
+        alice = UserFactory.create()
+        self.compute.may_spawn.clear()
+        revoked = threading.Event()
+
+        def build():
+            try:
+                tasks.build(server_id=str(server.pk))
+            finally:
+                connection.close()
+
+        def revoke():
+            try:
+                share.revoke(by=alice)
+                revoked.set()
+            finally:
+                connection.close()
+
+        builder = threading.Thread(target=build)
+        revoker = threading.Thread(target=revoke)
+        builder.start()
+        assert self.compute.at_spawn.wait(10)
+        revoker.start()
+        assert not revoked.wait(0.5)
+        self.compute.may_spawn.set()
+        builder.join()
+        revoker.join()
+
+        assert revoked.is_set()
+        server.refresh_from_db()
+        assert server.status == "ACTIVE"
+
+
+pytestmark = pytest.mark.filterwarnings("default::ResourceWarning")
