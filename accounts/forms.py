@@ -1,13 +1,14 @@
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Iterable
+from typing import Any, cast
 
 from django import forms
 from django.contrib.auth.forms import BaseUserCreationForm
 from django.core.validators import RegexValidator
 from django.forms.models import model_to_dict
 
-from accounts.models import Account, Region, User
+from accounts.models import Account, User
 from accounts.permissions import Role, why_not_assign
+from accounts.regions import RegionChoice
 
 NO_CONTROL_CHARACTERS = RegexValidator(
     "[\x00-\x1f\x7f-\x9f\u2028\u2029]",
@@ -22,19 +23,19 @@ class AccountForm(forms.Form):
         validators=[NO_CONTROL_CHARACTERS],
         help_text="Accounts that this one shares images with are shown it.",
     )
-    home_region = forms.ModelChoiceField(
-        Region.objects.all(),
-        empty_label=None,
-        help_text="Create Server starts with this region.",
-    )
+    home_region = forms.ChoiceField(help_text="Create Server starts with this region.")
     discoverable = forms.BooleanField(
         required=False,
         label="Show the name of this account to whoever types its number",
         help_text="Off, the number alone tells nobody whose it is.",
     )
 
-    def __init__(self, data: Any = None, *, account: Account) -> None:
+    def __init__(
+        self, data: Any = None, *, account: Account, regions: Iterable[RegionChoice]
+    ) -> None:
         super().__init__(data, initial=model_to_dict(account, list(self.base_fields)))
+        choices = [(region.code, region.label) for region in regions]
+        cast(forms.ChoiceField, self.fields["home_region"]).choices = choices
 
 
 class RolesForm(forms.Form):

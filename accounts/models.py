@@ -171,9 +171,9 @@ class Account(models.Model):
         Account.objects.filter(pk=self.pk).update(status=status)
         self.status = status
 
-    def edit(self, *, name: str, home_region: Region, discoverable: bool) -> None:
+    def edit(self, *, name: str, home_region: str, discoverable: bool) -> None:
         """Write what the account's owners may change."""
-        self.name, self.home_region = name, home_region
+        self.name, self.home_region_id = name, home_region
         self.discoverable = discoverable
         self.save(update_fields=["name", "home_region", "discoverable"])
 

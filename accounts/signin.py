@@ -42,10 +42,14 @@ def locked_out(
     request: HttpRequest, original_response: HttpResponse | None = None, *_: Any
 ) -> HttpResponse:
     """django-axes calls this in place of the login page after too many failures."""
-    wait = settings.AXES_COOLOFF_TIME
-    context = {"minutes": round(wait.total_seconds() / 60)}
+    seconds = round(settings.AXES_COOLOFF_TIME.total_seconds())
+    message = (
+        "Too many failed attempts with this username from this place. "
+        f"Wait {seconds // 60} minutes; until then the right password is refused too."
+    )
+    context = {"message": message, "back": request.path}
     response = render(request, "429.html", context, status=429)
-    response["Retry-After"] = str(round(wait.total_seconds()))
+    response["Retry-After"] = str(seconds)
     return response
 
 

@@ -62,13 +62,15 @@ def switch(request: SignedInRequest) -> HttpResponse:
 @require_GET
 @requires(Capability.VIEW_ACCOUNT)
 def account(request: AccountRequest) -> HttpResponse:
-    return _show_account(request, AccountForm(account=request.account))
+    return _show_account(
+        request, AccountForm(account=request.account, regions=request.regions)
+    )
 
 
 @require_POST
 @requires(Capability.EDIT_ACCOUNT)
 def edit(request: AccountRequest) -> HttpResponse:
-    form = AccountForm(request.POST, account=request.account)
+    form = AccountForm(request.POST, account=request.account, regions=request.regions)
     if not form.is_valid():
         return _show_account(request, form, status=422)
     request.account.edit(**form.cleaned_data)

@@ -69,10 +69,12 @@ def _set_data_dir() -> None:
         folder = Path(os.environ["DATA_DIR"], worker)
         folder.mkdir(parents=True, exist_ok=True)
     elif "DATA_DIR" in os.environ:
-        return
+        folder = Path(os.environ["DATA_DIR"])
     else:
         folder = _make_folder()
     os.environ["DATA_DIR"] = str(folder)
+    # Whitenoise warns when there is none, and here a warning is an error.
+    Path(folder, "static").mkdir(parents=True, exist_ok=True)
 
 
 def _make_folder() -> Path:

@@ -1,0 +1,33 @@
+"""Do things at the same moment, each in a thread with its own connection."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from django.core.exceptions import PermissionDenied
+from django.db import connection
+
+from controlpanel.http import Conflict, TooMany
+
+OUTCOMES = {Conflict: "conflict", PermissionDenied: "refused", TooMany: "too many"}
+
+
+def at_once(deeds: list[Callable[[], object]]) -> Counter[str]:
+    """How the deeds ended, that all began together."""
+    barrier = threading.Barrier(len(deeds))
+
+    def run(deed: Callable[[], object]) -> str:
+        try:
+            barrier.wait()
+            deed()
+        except tuple(OUTCOMES) as refusal:
+            return next(
+                name for kind, name in OUTCOMES.items() if isinstance(refusal, kind)
+            )
+        finally:
+            connection.close()
+        return "done"
+
+    with ThreadPoolExecutor(len(deeds)) as pool:
+        return Counter(pool.map(run, deeds))
