@@ -127,6 +127,8 @@ class Checker:
             [sys.executable, "-I", "-B", str(header.__file__), str(path)],
             Limits(memory=1 << 30),
         )
+        if ended.timed_out:
+            raise _fault(ended)
         try:
             said: dict[str, str | int] = json.loads(ended.out)
         except ValueError:
@@ -196,7 +198,10 @@ def _fault(ended: Ended) -> StoreError:
     if ended.lacked_space:
         return StoreFull("There is no room left for images at the moment.")
     if ended.timed_out:
-        return Refused("Checking the image took too long, so it was stopped.")
+        # By the clock, so that a busy machine may be the cause.
+        return StoreError("Checking the image took too long: please try again later.")
+    if ended.exhausted:
+        return Refused("The image takes too much time or memory to be read.")
     return Refused(DAMAGED, ended.err[-500:])
 
 

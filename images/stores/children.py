@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import selectors
+import signal
 import subprocess
 import time
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ class Limits:
     memory: int = 2 << 30
     cpu_seconds: int = 10
     file_bytes: int = 0
-    seconds: float = 20
+    seconds: float = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +41,13 @@ class Ended:
         return self.code != 0
 
     @property
+    def exhausted(self) -> bool:
+        return self.code in {-signal.SIGXCPU, -signal.SIGKILL}
+
+    @property
     def lacked_space(self) -> bool:
         # A child that writes beyond its file limit is killed by SIGXFSZ, or is told so.
-        return self.code == -25 or any(
+        return self.code == -signal.SIGXFSZ or any(
             sign in self.err for sign in ("No space left", "File too large")
         )
 

@@ -33,7 +33,7 @@ class LimitTests(SimpleTestCase):
 
     def test_a_child_has_only_so_much_cpu(self):
         ended = run_limited(_python("while True: pass"), Limits(cpu_seconds=1))
-        assert ended.failed
+        assert ended.exhausted
         assert not ended.timed_out
 
     def test_a_child_writes_only_so_much(self):
