@@ -268,6 +268,12 @@ class Image(models.Model):
                 | (Q(owner__isnull=False) & ~Q(origin="base")),
                 name="images_image_base_has_no_owner",
             ),
+            # It is also the index of the base images.
+            models.UniqueConstraint(
+                fields=["region", "name"],
+                condition=Q(owner__isnull=True),
+                name="images_image_base_once",
+            ),
         ]
 
     def __str__(self) -> str:

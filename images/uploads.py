@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 from django.conf import settings
 from django.contrib import messages
 from django.db import transaction
-from django.http import HttpResponse
+from django.http import HttpResponse, UnreadablePostError
 from django.shortcuts import get_object_or_404, render
 from django.urls import reverse
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
@@ -56,7 +56,11 @@ def upload(request: AccountRequest) -> HttpResponse:
     limit = settings.IMAGES["max_upload_bytes"]
     with StoreUploadHandler(request, store, upload_id, limit=limit) as handler:
         request.upload_handlers = [handler]
-        return cast(HttpResponse, _take(request, region, store, handler, upload_id))
+        try:
+            answer = _take(request, region, store, handler, upload_id)
+        except UnreadablePostError:  # the browser has gone
+            answer = HttpResponse(status=400)
+    return cast(HttpResponse, answer)
 
 
 @csrf_protect

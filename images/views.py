@@ -36,6 +36,7 @@ def image_list(request: AccountRequest) -> HttpResponse:
         "before": wanted.query(cursor=page.before) if page.before else "",
         "after": wanted.query(cursor=page.after) if page.after else "",
         "first": wanted.query(),
+        "is_first": wanted.cursor is None,
     }
     if wants_partial(request):
         context["oob"] = bool(complaints)
