@@ -5,7 +5,8 @@ PYTHON_DIRS := accounts bench controlpanel images servers sharing tests tools ma
 PYTEST_WORKERS ?= 0
 # Settings as in production, for the checks.
 CHECK_ENV := SECRET_KEY=only-for-the-checks-0123456789-abcdefghij-klmnopqrstuvwxyz \
-	ALLOWED_HOSTS=panel.example.com DATA_DIR=var/check DEBUG=false
+	ALLOWED_HOSTS=panel.example.com EMAIL_HOST=mail.example.com DATA_DIR=var/check \
+	DEBUG=false
 WITH_POSTGRES := python -m tools.postgres --database check var/test-postgres
 
 # PORT= and DATA_DIR= given to make reach the demo.
