@@ -34,10 +34,11 @@ def frame(context: Context, template_name: str) -> SafeString:
     request = context["request"]
     account = getattr(request, "account", None)
     region = getattr(request, "region", None)
+    user = getattr(request, "user", None)  # none if a middleware refused earlier
     values = {
         MARKS["number"]: account.number if account else "",
         MARKS["account_name"]: escape(account.name) if account else "",
-        MARKS["username"]: escape(request.user.get_username()),
+        MARKS["username"]: escape(user.get_username()) if user else "",
         MARKS["csrf_token"]: str(context.get("csrf_token", "")),
     }
     draw = _draw.__wrapped__ if settings.DEBUG else _draw
