@@ -14,6 +14,7 @@ from django_htmx.http import trigger_client_event
 from accounts.access import AccountRequest, link, requires
 from accounts.permissions import Capability
 from controlpanel.http import TooMany, render_page, wants_partial
+from images.figures import size_text
 from sharing.forms import ReportForm
 from sharing.models import ImageReport, ImageShare, ShareConflict, ShareEvent
 from sharing.notifications import notifications_of
@@ -196,6 +197,8 @@ def _show_offer(
         "share": share,
         "image": share.image,
         "producer": share.image.owner,
+        "size": size_text(share.image.size),
+        "disk_size": size_text(share.image.virtual_size),
         "error": error,
         "back": _back(request),
         "place": request.GET.get("place", ""),

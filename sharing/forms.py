@@ -34,6 +34,7 @@ class ShareForm(forms.Form):
     """
 
     use_required_attribute = False  # what is needed depends on the way
+    needed_field = "sharing/needed_field.html"  # so none is called optional either
 
     may_be_distributed = forms.BooleanField(
         label="No. I may pass on all the software on it.",
@@ -57,11 +58,13 @@ class ShareForm(forms.Form):
     account = forms.ChoiceField(
         required=False,
         label="Account",
+        template_name=needed_field,
         error_messages={"invalid_choice": "Choose one of your accounts."},
     )
     username = forms.CharField(
         required=False,
         label="Username",
+        template_name=needed_field,
         max_length=150,
         widget=forms.TextInput(
             attrs={"autocomplete": "off", "autocapitalize": "none", "spellcheck": False}
@@ -70,6 +73,7 @@ class ShareForm(forms.Form):
     password = forms.CharField(
         required=False,
         label="Password",
+        template_name=needed_field,
         strip=False,
         max_length=4096,
         widget=forms.PasswordInput(attrs={"autocomplete": "off"}),
