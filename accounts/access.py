@@ -5,8 +5,8 @@ from functools import wraps
 from typing import Any, cast
 
 from django.core.exceptions import PermissionDenied
-from django.http import HttpResponse
-from django.shortcuts import get_object_or_404, render
+from django.http import Http404, HttpResponse
+from django.shortcuts import render
 from django.urls import reverse
 
 from accounts.models import Account, User
@@ -53,10 +53,9 @@ def requires(capability: Capability) -> Callable[[View], View]:
         def wrapper(
             request: AccountRequest, account_number: str, **kwargs: Any
         ) -> HttpResponse:
-            account = get_object_or_404(
-                Account.objects.open_to(request.user).with_regions(),
-                number=account_number,
-            )
+            account = Account.objects.enter(account_number, request.user)
+            if account is None:
+                raise Http404
             if account.is_suspended:
                 context = {"suspended": account}
                 return render(request, "accounts/suspended.html", context, status=403)

@@ -4,6 +4,7 @@ import hashlib
 import secrets
 from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
+from functools import cache
 
 from django.contrib.auth.models import AbstractUser
 from django.contrib.postgres.expressions import ArraySubquery
@@ -26,6 +27,7 @@ from accounts.permissions import (
     why_not_manage,
 )
 from controlpanel.http import Conflict, TooMany
+from controlpanel.prepared import Gap, Prepared
 
 
 class Region(models.Model):
@@ -56,7 +58,7 @@ class Region(models.Model):
 
 
 class AccountQuerySet(models.QuerySet["Account"]):
-    def open_to(self, user: User) -> AccountQuerySet:
+    def open_to(self, user: User | Gap) -> AccountQuerySet:
         """Accounts in which the user has a role, each with all the user's roles."""
         held = RoleGrant.objects.filter(
             user=user,
@@ -94,6 +96,19 @@ class AccountManager(models.Manager["Account"]):
     def with_regions(self) -> AccountQuerySet:
         return self.get_queryset().with_regions()
 
+    def enter(self, number: str, user: User) -> Account | None:
+        """The account of a page's URL, as open_to() and with_regions() fetch it.
+
+        None for a stranger. Every page begins with this, so its SQL is kept.
+        """
+        row = _entrance().first({"number": number, "user": user.pk})
+        if row is None:
+            return None
+        *fields, roles, entries = row
+        account = Account.from_db(self.db, _FIELDS, fields)
+        account.roles, account.region_entries = roles, entries
+        return account
+
     def open(self, *, name: str, home_region: Region) -> Account:
         """Open an account under a number that nobody has or had."""
         for _ in range(20):
@@ -107,6 +122,16 @@ class AccountManager(models.Manager["Account"]):
                 continue  # taken: draw again
             return account
         raise Conflict("No free account number was found; try again.")
+
+
+@cache
+def _entrance() -> Prepared:
+    entered = AccountQuerySet(Account).open_to(Gap("user")).with_regions()
+    return Prepared(
+        entered.filter(number=Gap("number")).values_list(
+            *_FIELDS, "roles", "region_entries"
+        )
+    )
 
 
 class Account(models.Model):
@@ -265,6 +290,9 @@ class Account(models.Model):
         """Names of some users who may do it, to ask them."""
         users = self.users_with(roles_giving(capability))
         return list(users.values_list("username", flat=True)[:5])
+
+
+_FIELDS = [field.attname for field in Account._meta.concrete_fields]
 
 
 class User(AbstractUser):

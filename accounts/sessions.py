@@ -1,6 +1,7 @@
 """Sessions in the database that know their user, so that a user can end them."""
 
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any, cast
 
 from django.contrib.auth import SESSION_KEY
@@ -8,11 +9,23 @@ from django.contrib.sessions.backends.db import SessionStore as DatabaseSession
 from django.utils import timezone
 
 from accounts.models import Session, User
+from controlpanel.prepared import Gap, Prepared
 
 ADDRESS, AGENT, SINCE = "_address", "_agent", "_since"
 
 # A session's row is not written at each request, only when this much has passed.
 SEEN_EVERY = timedelta(minutes=5)
+
+
+USER_FIELDS = [field.attname for field in User._meta.concrete_fields]
+
+
+@cache
+def _session_with_user() -> Prepared:
+    """Every request begins with this, so its SQL is kept."""
+    running = Session.objects.filter(session_key=Gap("key"), expire_date__gt=Gap("now"))
+    names = [f"user__{field.name}" for field in User._meta.concrete_fields]
+    return Prepared(running.values_list("session_data", "seen_at", *names))
 
 
 class SessionStore(DatabaseSession):
@@ -24,16 +37,17 @@ class SessionStore(DatabaseSession):
         return Session
 
     def load(self) -> dict[str, Any]:
-        rows = Session.objects.select_related("user")
         now = timezone.now()
-        row = rows.filter(session_key=self.session_key, expire_date__gt=now).first()
+        row = _session_with_user().first({"key": self.session_key, "now": now})
         if row is None:
             self._session_key = None
             return {}
-        if now - row.seen_at > SEEN_EVERY:
-            Session.objects.filter(pk=row.pk).update(seen_at=now)
-        self.user = row.user
-        return self.decode(row.session_data)
+        data, seen_at, user_id, *fields = row
+        if now - seen_at > SEEN_EVERY:
+            Session.objects.filter(pk=self.session_key).update(seen_at=now)
+        if user_id is not None:
+            self.user = User.from_db("default", USER_FIELDS, [user_id, *fields])
+        return self.decode(data)
 
     def create_model_instance(self, data: dict[str, Any]) -> Session:
         session = cast(Session, super().create_model_instance(data))

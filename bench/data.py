@@ -170,6 +170,7 @@ def _images(count: int) -> Iterator[dict[str, object]]:
             "os": system,
             "status": "active",
             "status_reason": "",
+            "progress": 100,
             "protected": "f",
             "min_disk_gb": 0,
             "min_ram_mb": 0,

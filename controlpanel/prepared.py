@@ -42,3 +42,8 @@ class Prepared:
             cursor.execute(self._sql, parameters)
             rows: list[tuple[Any, ...]] = cursor.fetchall()
         return rows
+
+    def first(self, values: Mapping[str, Any]) -> tuple[Any, ...] | None:
+        """For a queryset that finds one row or none."""
+        rows = self.run(values)
+        return rows[0] if rows else None
