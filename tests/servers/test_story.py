@@ -1,0 +1,167 @@
+"""The whole way, with nothing in anything's place: an image is uploaded, shared and
+accepted, a server boots from it, and nothing is left of it in the end.
+"""
+
+import shutil
+import tempfile
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.test import TransactionTestCase, override_settings
+from django.urls import reverse
+from procrastinate.contrib.django import app as jobs
+
+from accounts.permissions import Role
+from images.models import Image
+from servers.compute.backends import compute_for
+from servers.models import Server, ServerEvent
+from sharing.models import ImageShare
+from tests.factories import AccountFactory, UserFactory
+from tests.servers.compute.region import needs_qemu
+from tests.servers.factories import ED25519, FlavorFactory
+from tools import tiny_linux
+
+pytestmark = [pytest.mark.qemu, needs_qemu]
+PATIENCE = 120  # seconds; usually it takes a tenth of it
+
+
+def tiny_linux_image():
+    try:
+        return tiny_linux.base_image()
+    except tiny_linux.TinyLinuxError as error:
+        pytest.skip(f"Tiny Linux cannot be built here: {error}")
+
+
+class StoryTests(TransactionTestCase):
+    def setUp(self):
+        self.source = tiny_linux_image()
+        # Not pytest's folder: servers are run by a user who must reach none of it.
+        self.folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
+        changed = override_settings(
+            DATA_DIR=self.folder, IMAGES=settings.IMAGES | {"min_free_bytes": 0}
+        )
+        self.enterContext(changed)
+        self.addCleanup(self.destroy_all)
+        self.acme = AccountFactory.create(name="Acme")
+        self.beta = AccountFactory.create(name="Beta")
+        owner = Role.USER_ADMIN
+        self.alice = UserFactory.create(username="alice", roles=[(self.acme, owner)])
+        self.bob = UserFactory.create(username="bob", roles=[(self.beta, owner)])
+        self.flavor = FlavorFactory.create(id="tiny", ram_mb=128, disk_gb=1)
+
+    def destroy_all(self):
+        compute = compute_for("local")
+        for server_id in compute.server_ids():
+            compute.destroy(server_id)
+
+    def work(self):
+        """Let a real worker do all that waits."""
+        worker = jobs.connector.get_worker_connector()
+        with jobs.replace_connector(worker) as app:
+            app.run_worker(
+                queues=["images", "servers"],
+                wait=False,
+                listen_notify=False,
+                install_signal_handlers=False,
+            )
+
+    def wait_for_prompts(self, server, count):
+        deadline = time.monotonic() + PATIENCE
+        while (seen := self.console(server)).count("web-1 login:") < count:
+            assert time.monotonic() < deadline, seen
+            time.sleep(0.5)
+
+    def order(self, image, name):
+        return self.send(
+            "servers:create",
+            token=uuid.uuid4(),
+            region="IAD",
+            name=name,
+            image=image.pk,
+            flavor="tiny",
+            new_key=ED25519,
+        )
+
+    def page(self, view, /, *args, account=None, **query):
+        url = reverse(view, args=[(account or self.beta).number, *args])
+        return self.client.get(url, query)
+
+    def send(self, view, /, *args, account=None, **data):
+        url = reverse(view, args=[(account or self.beta).number, *args])
+        return self.client.post(url, data)
+
+    def deed(self, name, server, status, **data):
+        assert self.send(f"servers:{name}", server.pk, **data).status_code == 302
+        self.work()
+        server.refresh_from_db()
+        assert (server.status, server.task) == (status, ""), server.reason
+
+    def console(self, server):
+        response = self.page("servers:console", server.pk)
+        assert response.status_code == 200
+        return response.content.decode()
+
+    def upload_share_and_accept(self):
+        self.client.force_login(self.alice)
+        file = SimpleUploadedFile("web.qcow2", self.source.read_bytes())
+        uploaded = self.send(
+            "images:upload", account=self.acme, name="web golden", file=file
+        )
+        assert uploaded.status_code == 302
+        self.work()
+        image = Image.objects.get()
+        assert image.is_active, image.status_reason
+        share = ImageShare.objects.offer(image, to=self.beta.number, by=self.alice)
+
+        self.client.force_login(self.bob)
+        early = self.order(image, name="too early")
+        assert list(early.context["form"].errors) == ["image"]
+        self.send("sharing:accept", share.pk)
+        return image, share
+
+    def test_bob_boots_the_image_that_alice_shares(self):
+        image, share = self.upload_share_and_accept()
+        ordered = self.order(image, name="Web 1")
+        assert ordered.status_code == 201
+        assert Server.objects.get().status == "BUILD"
+        self.work()
+        server = Server.objects.get()
+        assert server.status == "ACTIVE", server.reason
+        assert server.ssh_port
+
+        # It boots, and knows its name.
+        self.wait_for_prompts(server, 1)
+        # The worker notices the prompt, and takes a picture when the page asks for it.
+        self.page("servers:detail", server.pk)
+        self.work()
+        picture = self.page("servers:screen", server.pk)
+        assert picture.content.startswith(b"\x89PNG\r\n\x1a\n")
+        assert len(picture.content) > 500
+
+        # Alice takes the image back: no new server, but this one lives on.
+        share.refresh_from_db()
+        share.revoke(by=self.alice)
+        image.delete_with_shares(by=self.alice)
+        self.work()
+        refused = self.order(image, name="web-2")
+        assert list(refused.context["form"].errors) == ["image"]
+        self.deed("power-off", server, "SHUTOFF")
+        assert server.reason == "", "it was not shut down in order"
+        self.deed("power-on", server, "ACTIVE")
+        assert server.image is None
+        self.wait_for_prompts(server, 2)
+        self.deed("reboot", server, "ACTIVE", how="hard")
+
+        process = (self.folder / "servers" / str(server.pk) / "pid").read_text()
+        self.send("servers:delete", server.pk)
+        self.work()
+        assert not Server.objects.exists()
+        assert compute_for("local").server_ids() == set()
+        assert not Path("/proc", process.strip()).exists()
+        assert not list(self.folder.rglob("*.qcow2"))
+        assert ServerEvent.objects.filter(what="deleted").count() == 1
