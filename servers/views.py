@@ -19,6 +19,7 @@ from django.views.decorators.http import (
 from accounts.access import AccountRequest, link, requires
 from accounts.permissions import Capability
 from controlpanel.http import leave_for, render_page, wants_partial
+from images.models import Image
 from servers.compute.backends import compute_for
 from servers.compute.base import ComputeError
 from servers.forms import RebootForm, RenameForm
@@ -93,6 +94,7 @@ def detail(request: AccountRequest, server_id: UUID) -> HttpResponse:
     context: dict[str, Any] = {
         "nav": "servers",
         "server": server,
+        "image": _image_to_link(request, server),
         "row": shown,
         "oob": wants_partial(request),
         "events": list(events.order_by("-pk")[:30]),
@@ -201,6 +203,14 @@ def delete(request: AccountRequest, server_id: UUID) -> HttpResponse:
 
 def _own(request: AccountRequest) -> ServerQuerySet:
     return Server.objects.owned_by(request.account).select_related("region")
+
+
+def _image_to_link(request: AccountRequest, server: Server) -> Image | None:
+    """The image that the server was made from, while the account can look at it."""
+    if server.image and server.is_from_shared_image:
+        seen = Image.objects.visible_to(request.account).filter(pk=server.image.pk)
+        return seen.first()
+    return server.image
 
 
 def _page_key(request: AccountRequest) -> UUID | None:

@@ -2,15 +2,11 @@
 
 import threading
 import uuid
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-import pytest
 from django.db import connection
 from django.test import TransactionTestCase
 
-from controlpanel.http import Conflict, TooMany
 from images.models import Blob, Image
 from servers import tasks
 from servers.models import Server, ServerEvent
@@ -21,28 +17,9 @@ from tests.factories import (
     ImageShareFactory,
     UserFactory,
 )
+from tests.races import at_once
 from tests.servers.factories import FlavorFactory, ServerFactory
 from tests.servers.fakes import FakeComputeMixin
-
-
-def at_once(deeds):
-    """Do all at the same moment, and tell how many were done and how many refused."""
-    barrier = threading.Barrier(len(deeds))
-
-    def take_part(deed):
-        barrier.wait()
-        try:
-            deed()
-        except Conflict:
-            return "conflict"
-        except TooMany:
-            return "limit"
-        finally:
-            connection.close()
-        return "done"
-
-    with ThreadPoolExecutor(len(deeds)) as pool:
-        return Counter(pool.map(take_part, deeds))
 
 
 class SimultaneousTests(FakeComputeMixin, TransactionTestCase):
@@ -78,7 +55,7 @@ class SimultaneousTests(FakeComputeMixin, TransactionTestCase):
         with self.settings(COMPUTE={"servers_per_account": 3, "max_servers": 20}):
             outcomes = at_once([partial(self.order, image)] * 8)
 
-        assert outcomes == {"done": 3, "limit": 5}
+        assert outcomes == {"done": 3, "too many": 5}
 
     def test_one_of_eight_power_actions_wins(self):
         server = ServerFactory.create(account=self.beta, active=True)
@@ -159,6 +136,3 @@ class SimultaneousTests(FakeComputeMixin, TransactionTestCase):
         assert revoked.is_set()
         server.refresh_from_db()
         assert server.status == "ACTIVE"
-
-
-pytestmark = pytest.mark.filterwarnings("default::ResourceWarning")

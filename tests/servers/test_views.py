@@ -377,6 +377,7 @@ class DetailTests(ServerViewTestCase):
         self.assertContains(self.get("detail", server.pk), "Report Image")
 
         share.revoke(by=self.alice)
+        self.assertContains(self.get("detail", server.pk), "(no longer shared)")
         self.image.delete_with_shares(by=self.alice)
         response = self.get("detail", server.pk)
         self.assertContains(response, "(deleted image)")
