@@ -187,7 +187,7 @@ IMAGES = {
     "images_per_account": env.number("IMAGES_PER_ACCOUNT", 1000, least=1),
     "bytes_per_account": env.number("IMAGE_GIB_PER_ACCOUNT", 500, least=1) << 30,
 }
-COMPUTE = {
+COMPUTE: dict[str, Any] = {
     "accelerator": env.choice("LOCAL_REGION_ACCELERATOR", "tcg", of={"tcg", "kvm"}),
     "ssh_bind": env.text("SSH_BIND", "127.0.0.1"),
     "ssh_ports": env.ports("SSH_PORTS"),

@@ -2,6 +2,7 @@ import uuid
 from typing import Any, cast
 
 from django import forms
+from django.http import QueryDict
 
 from accounts.models import Account, Region
 from images.models import Image
@@ -150,8 +151,8 @@ class RebootForm(forms.Form):
 class RenameForm(forms.Form):
     name = NameField(max_length=255, help_text="The machine keeps its host name.")
 
-    def __init__(self, *args: Any, server: Server, **kwargs: Any) -> None:
-        super().__init__(*args, initial={"name": server.name}, **kwargs)
+    def __init__(self, data: QueryDict | None, *, server: Server) -> None:
+        super().__init__(data, initial={"name": server.name})
 
 
 def _read_key(text: str) -> str:

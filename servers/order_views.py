@@ -126,7 +126,7 @@ def _show(
     request: AccountRequest, form: OrderForm, chosen: Image | None
 ) -> HttpResponse:
     asked = request.GET.get("tab") or request.POST.get("tab")
-    if asked in Tab:
+    if asked and asked in Tab:
         tab = Tab(asked)
     else:
         tab = Tab.of(chosen, request.account) if chosen else Tab.BASE

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import re
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from django.db import transaction
@@ -249,7 +250,7 @@ def _spec_of(server: Server) -> ServerSpec:
     )
 
 
-def _settle_started(server: Server, found: Observed, **changes: object) -> None:
+def _settle_started(server: Server, found: Observed, **changes: Any) -> None:
     if found.power_state is not PowerState.RUNNING:
         _settle_stopped(server, found.reason)
         return
