@@ -68,6 +68,7 @@ class Row(TypedDict):
     row_url: str
     source: str
     region: str
+    region_code: str
     os: str
     created: str
     created_iso: str
@@ -85,6 +86,7 @@ class Rows:
     def __init__(self, request: AccountRequest) -> None:
         self._gears = Gears(request)
         self._images = reverse("images:list", args=[request.account.pk])
+        self._regions = {region.code: region.name for region in request.regions}
         self._query = f"?region={request.region.code}" if request.region else ""
         self._server = server_url(request.account, ANY_IMAGE)
 
@@ -98,7 +100,8 @@ class Rows:
             "name": found.name,
             "row_url": f"{self._images}{image_id}/row/{self._query}",
             "source": self._source(found),
-            "region": found.region,
+            "region": self._regions.get(found.region, found.region),
+            "region_code": found.region,
             "os": found.os,
             "created": date_text(found.created_at),
             "created_iso": found.created_at.isoformat(),

@@ -18,11 +18,12 @@ from django.shortcuts import get_object_or_404, render
 from django.urls import reverse
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.decorators.http import require_http_methods
+from django_htmx.http import reswap, retarget
 
 from accounts.access import AccountRequest, link, requires
 from accounts.models import Region
 from accounts.permissions import Capability
-from controlpanel.http import leave_for, render_page
+from controlpanel.http import leave_for, render_page, wants_partial
 from images.figures import size_text
 from images.forms import UploadForm
 from images.models import Image, ImageConflict
@@ -133,28 +134,39 @@ def _refuse_early(
     limit = settings.IMAGES["max_upload_bytes"]
     if length > limit + MOST_FORM_BYTES:
         problem = f"The file is too large: at most {size_text(limit)} are allowed."
-        return _refuse(request, problem, 413)
+        return _refuse(request, region, problem, 413)
     if reason := store.unavailable_reason():
-        return _refuse(request, reason, 409)
+        return _refuse(request, region, reason, 409)
     if length > store.free_bytes() + MOST_FORM_BYTES:
-        return _refuse(request, "There is no room left for images at the moment.", 409)
+        problem = "There is no room left for images at the moment."
+        return _refuse(request, region, problem, 409)
     try:
         with transaction.atomic():
             Image.objects.make_room(
                 request.account, size=max(0, length - MOST_FORM_BYTES)
             )
     except ImageConflict as conflict:
-        return _refuse(request, str(conflict), 409)
+        return _refuse(request, region, str(conflict), 409)
     return None
 
 
-def _refuse(request: AccountRequest, problem: str, status: int) -> HttpResponse:
-    context = {"message": problem, "back": link(request, "images:upload")}
-    return render(request, f"{status}.html", context, status=status)
+def _refuse(
+    request: AccountRequest, region: Region, problem: str, status: int
+) -> HttpResponse:
+    if wants_partial(request):  # the form stays as it is, with the file chosen
+        part = "images/upload.html#upload-problem"
+        answer = render(request, part, {"problem": problem}, status=status)
+        return retarget(reswap(answer, "innerHTML"), "#problems")
+    return _show(request, region, UploadForm(), problem=problem, status=status)
 
 
 def _show(
-    request: AccountRequest, region: Region, form: UploadForm, *, status: int = 200
+    request: AccountRequest,
+    region: Region,
+    form: UploadForm,
+    *,
+    problem: str = "",
+    status: int = 200,
 ) -> HttpResponse:
     here = reverse("images:upload", args=[request.account.pk])
     context: dict[str, Any] = {
@@ -162,14 +174,7 @@ def _show(
         "form": form,
         "region": region,
         "action": f"{here}?region={region.code}",
-        "choices": [
-            {
-                "label": choice.label,
-                "url": f"{here}?region={choice.code}",
-                "is_chosen": choice.code == region.code,
-            }
-            for choice in request.regions
-        ],
+        "problem": problem,
         "most": size_text(settings.IMAGES["max_upload_bytes"]),
         "unavailable": store_for(region.backend).unavailable_reason(),
         "had_file": form.is_bound and bool(form.files),

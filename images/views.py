@@ -6,6 +6,7 @@ from django.db.models import Count
 from django.http import HttpResponse, QueryDict
 from django.shortcuts import get_object_or_404, render
 from django.views.decorators.http import require_GET, require_http_methods
+from django_htmx.http import HttpResponseClientRefresh
 
 from accounts.access import AccountRequest, link, requires
 from accounts.permissions import Capability
@@ -64,6 +65,9 @@ def image_detail(request: AccountRequest, image_id: UUID) -> HttpResponse:
     image = get_object_or_404(
         images.select_related("owner", "region", "blob"), pk=image_id
     )
+    if wants_partial(request) and not image.is_changing:
+        # It was on its way, and the page waited for it: now all of it is different.
+        return HttpResponseClientRefresh()
     is_own = image.is_owned_by(request.account)
     context: dict[str, Any] = {
         "nav": "images",
@@ -96,9 +100,11 @@ def edit(request: AccountRequest, image_id: UUID) -> HttpResponse:
             try:
                 image.edit(**form.cleaned_data)
             except ImageConflict as conflict:
-                return _show_conflict(request, conflict)
-            messages.success(request, f"{image} has been saved.")
-            return leave_for(request, _way_back(request, image))
+                form.add_error(None, str(conflict))
+                status = 409
+            else:
+                messages.success(request, f"{image} has been saved.")
+                return leave_for(request, _way_back(request, image))
     context = {"nav": "images", "image": image, "form": form}
     template = "images/edit.html"
     return render_page(request, template, context, partial="edit-sheet", status=status)
@@ -210,7 +216,7 @@ def _region_choices(request: AccountRequest, wanted: Wanted) -> list[RegionLink]
         there = Wanted(region, wanted.text, wanted.sort)
         chosen = region == request.region
         count = _capped(counts.get(region.code, 0))
-        choices.append(RegionLink(region.label, count, there.query(), chosen))
+        choices.append(RegionLink(region.name, count, there.query(), chosen))
     return choices
 
 
@@ -220,11 +226,6 @@ def _capped(count: int) -> str:
 
 def _get_own(request: AccountRequest, image_id: UUID) -> Image:
     return get_object_or_404(Image.objects.owned_by(request.account), pk=image_id)
-
-
-def _show_conflict(request: AccountRequest, conflict: ImageConflict) -> HttpResponse:
-    context = {"message": str(conflict), "back": link(request, "images:list")}
-    return render(request, "409.html", context, status=409)
 
 
 def _list_left(request: AccountRequest) -> str:

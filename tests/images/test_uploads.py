@@ -217,9 +217,10 @@ class BadUploadTests(UploadTestCase):
     def test_quotas_are_told_before_the_body_is_read(self):
         for limits in ({"images_per_account": 1}, {"bytes_per_account": 20 << 20}):
             with self.subTest(limits=limits), limited(**limits):
-                response = self.upload()
-
-                self.assertContains(response, "delete some", status_code=409)
+                for headers in (None, HTMX):
+                    response = self.upload(headers=headers)
+                    self.assertContains(response, "delete some", status_code=409)
+                assert response["HX-Retarget"] == "#problems"
                 self.assert_nothing_is_left()
 
     def test_a_quota_that_is_reached_during_the_upload(self):
