@@ -49,7 +49,7 @@ class UserListTests(UserManagementTestCase):
     def test_many_users_are_paged_at_the_same_cost(self):
         with self.assertNumQueries(
             5
-        ):  # session, user; gate; users; invitations; offers
+        ):  # sign-in; gate; users; invitations; offers
             self.client.get(self.url("users"))
         for _ in range(40):
             UserFactory.create(roles=[(self.acme, Role.OBSERVER)])
