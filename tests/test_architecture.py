@@ -121,7 +121,7 @@ def capability_of(view):
 
 
 def layers_above(module: str) -> list[str]:
-    return LAYERS[LAYERS.index(module.split("/")[0]) + 1 :]
+    return LAYERS[LAYERS.index(module.split("/", maxsplit=1)[0]) + 1 :]
 
 
 def asks_for_permission(node: ast.AST) -> bool:
