@@ -8,12 +8,13 @@ from django.contrib import messages
 from django.db import models
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 from django_htmx.http import trigger_client_event
 
 from accounts.access import AccountRequest, link, requires
 from accounts.permissions import Capability
-from controlpanel.http import TooMany, render_page, wants_partial
+from controlpanel.http import TooMany, leave_for, render_page, wants_partial
 from images.figures import size_text
 from sharing.forms import ReportForm
 from sharing.models import ImageReport, ImageShare, ShareConflict, ShareEvent
@@ -186,7 +187,7 @@ def _answer(
             return _show_gone(request)
         return _renew(_show_offer(request, fresh, error=str(conflict)))
     messages.success(request, sentence.format(share.image))
-    return _close(request, _back(request))
+    return _leave_answered(request, share)
 
 
 def _show_offer(
@@ -215,11 +216,27 @@ def _show_gone(request: AccountRequest) -> HttpResponse:
     return _renew(render(request, "sharing/gone.html", context, status=404))
 
 
+def _leave_answered(request: AccountRequest, share: ImageShare) -> HttpResponse:
+    """Renew what the answer changes on the open page, or go on to the next one."""
+    if _is_open_on_detail(request, share):
+        # All of Image Detail changes; what was rejected has left the account.
+        page = "images:detail" if share.is_accepted else "images:list"
+        args = [share.image.pk] if share.is_accepted else []
+        return leave_for(request, link(request, page, *args))
+    return _renew(_close(request, _back(request)))
+
+
+def _is_open_on_detail(request: AccountRequest, share: ImageShare) -> bool:
+    detail = reverse("images:detail", args=[request.account.pk, share.image.pk])
+    page = request.htmx.current_url_abs_path or ""
+    return wants_partial(request) and page.partition("?")[0] == detail
+
+
 def _close(request: AccountRequest, page: str) -> HttpResponse:
-    """Close the dialog and renew what the answer changes, or go back to the page."""
+    """Close the dialog, or go back to the page that it was opened from."""
     if not wants_partial(request):
         return redirect(page)
-    return _renew(render(request, "_messages.html", {"oob": True}))
+    return render(request, "_messages.html", {"oob": True})
 
 
 def _renew(response: HttpResponse) -> HttpResponse:

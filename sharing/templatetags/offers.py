@@ -47,4 +47,5 @@ def image_sharing(context: Context, image: Image) -> dict[str, Any]:
         if image.is_owned_by(request.account)
         else sections.shared_by
     )
-    return section(request, image) | {"icons": context["icons"]}
+    names = {name: context[name] for name in ("icons", "product_name")}
+    return section(request, image) | names

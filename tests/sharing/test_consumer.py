@@ -256,6 +256,18 @@ class RemoveTests(ConsumerTestCase):
 
         assert "images-changed" in response["HX-Trigger"]
 
+    def test_on_image_detail_the_whole_page_changes(self):
+        detail = reverse("images:detail", args=[self.beta.number, self.image.pk])
+        headers = HTMX | {"HX-Current-URL": f"http://testserver{detail}?region=IAD"}
+
+        response = self.client.post(f"{self.remove}?region=IAD", headers=headers)
+        assert response["HX-Redirect"] == f"{self.list}?region=IAD"
+
+        self.share.refresh_from_db()
+        self.share.set_status("pending", by=self.bob)
+        accept = self.url("accept", self.share.pk)
+        assert self.client.post(accept, headers=headers)["HX-Redirect"] == detail
+
     def test_removing_twice_is_a_conflict(self):
         self.client.post(self.remove)
 
@@ -282,6 +294,47 @@ class RemoveTests(ConsumerTestCase):
         self.sign_in(Role.IMAGES_CREATOR)
 
         assert self.client.post(self.remove).status_code == 403
+
+
+class ImageDetailTests(ConsumerTestCase):
+    def detail(self):
+        url = reverse("images:detail", args=[self.beta.number, self.image.pk])
+        return self.client.get(url)
+
+    def test_it_says_who_shared_the_image_with_advice_and_deeds(self):
+        self.share.accept(by=self.bob)
+        ShareDeclaration.objects.answer(self.image, by=self.alice)
+        ImageShareFactory.create(image=self.image, consumer=self.corp)
+
+        response = self.detail()
+
+        for text in [
+            "Shared by <bdi>Acme</bdi>", self.acme.number, "The account declared on",
+            "/etc/passwd", "non-standard", "Accepted", "by <bdi>bob</bdi>",
+            self.url("remove", self.image.pk), self.url("report", self.image.pk),
+        ]:  # fmt: skip
+            with self.subTest(text=text):
+                self.assertContains(response, text)
+        for secret in ["alice", "Corp", self.corp.number]:
+            self.assertNotContains(response, secret)
+
+    def test_an_observer_sees_why_it_cannot_be_removed(self):
+        self.share.accept(by=self.bob)
+        self.sign_in(Role.IMAGES_OBSERVER)
+
+        self.assertContains(self.detail(), "Removing needs cloudImages:admin.")
+
+    def test_the_image_of_a_suspended_producer_is_not_available_at_the_moment(self):
+        self.share.accept(by=self.bob)
+        Account.objects.filter(pk=self.acme.pk).update(status="suspended")
+
+        self.assertContains(self.detail(), "not available at the moment")
+
+    def test_alice_sees_her_consumers_and_a_base_image_has_no_sharing(self):
+        self.client.force_login(self.alice)
+        for image, shown in [(self.image, 1), (ImageFactory.create(owner=None), 0)]:
+            url = reverse("images:detail", args=[self.acme.number, image.pk])
+            self.assertContains(self.client.get(url), 'id="image-sharing"', count=shown)
 
 
 class ReportTests(ConsumerTestCase):
