@@ -1,12 +1,14 @@
-"""The rows of Saved Images as the template prints them: every value a ready text.
+"""The rows of Saved Images, written fast.
 
-A list shows 25 of them at once, so each figure is written here once, and the gear's
-menu is rendered once for each kind of row, not for each row.
+A list shows 25 rows, and a template takes ten times as long as a join of strings. So
+the template's row is rendered once for each kind of row, with gaps for what is a
+row's own, and the gaps are filled for each row. The look stays in the template.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypedDict
+import re
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.template.loader import get_template
@@ -20,16 +22,22 @@ from images.figures import date_text, size_text
 from images.listing import Found
 from images.models import Image
 
-# Stand for a row's own values in what is rendered once for many rows.
-ANY_IMAGE = UUID(int=0)
-ANY_REGION = "ANY-REGION"
+# A gap is a name between characters of the private use area, so that no template
+# changes it; the ID's is a UUID, since it must fit into addresses.
+ANY_ID = UUID(int=0)
+NAMES = (
+    *("name", "source", "region", "region_code", "os", "created", "created_iso"),
+    *("size", "status_label"),
+)
+GAPS = {name: mark_safe(f"\ue000{name}\ue001") for name in NAMES}  # noqa: S308
+GAP = re.compile(f"({ANY_ID})|\ue000({'|'.join(NAMES)})\ue001")
 
 
 class Kind(NamedTuple):
-    """All that makes a difference to a gear's menu, besides the image's ID."""
+    """All that makes a difference to a row, besides the values of its gaps."""
 
     is_own: bool
-    status: str
+    status: Image.Status
     is_protected: bool
     is_suspended: bool
 
@@ -37,10 +45,14 @@ class Kind(NamedTuple):
     def of(cls, found: Found) -> Kind:
         return cls(
             found.is_own,
-            found.status,
+            Image.Status(found.status),
             found.protected,
             found.producer_status == Account.Status.SUSPENDED,
         )
+
+    @property
+    def is_changing(self) -> bool:
+        return self.status in {Image.Status.QUEUED, Image.Status.SAVING}
 
     @property
     def why_not_bootable(self) -> str:
@@ -50,9 +62,9 @@ class Kind(NamedTuple):
 
     @property
     def why_not_active(self) -> str:
-        if self.status == Image.Status.ACTIVE:
+        if self.status is Image.Status.ACTIVE:
             return ""
-        return f"The image is {Image.Status(self.status).label}, not Active."
+        return f"The image is {self.status.label}, not Active."
 
     @property
     def why_not_deleted(self) -> str:
@@ -61,59 +73,60 @@ class Kind(NamedTuple):
         return ""
 
 
-class Row(TypedDict):
-    id: str
-    url: str
-    name: str
-    row_url: str
-    source: str
-    region: str
-    region_code: str
-    os: str
-    created: str
-    created_iso: str
-    size: str
-    status: str
-    status_label: str
-    is_own: bool
-    is_changing: bool
-    gear: SafeString
+class Outline:
+    """A rendered template, cut at its gaps."""
+
+    def __init__(self, rendered: str) -> None:
+        parts = GAP.split(rendered)
+        # Text, the ID's gap or None, another gap or None, text, and so on.
+        self._texts = parts[::3]
+        self._gaps = [
+            "id" if any_id else name
+            for any_id, name in zip(parts[1::3], parts[2::3], strict=True)
+        ]
+
+    def fill(self, values: dict[str, str]) -> SafeString:
+        """With values that are HTML already."""
+        pieces = [self._texts[0]]
+        for gap, text in zip(self._gaps, self._texts[1:], strict=True):
+            pieces += (values[gap], text)
+        return mark_safe("".join(pieces))  # noqa: S308
 
 
 class Rows:
-    """Writes the rows of one answer."""
+    """Writes the rows of one answer, or only the menus behind their gears."""
 
-    def __init__(self, request: AccountRequest) -> None:
-        self._gears = Gears(request)
-        self._images = reverse("images:list", args=[request.account.pk])
+    def __init__(
+        self, request: AccountRequest, template: str = "images/image_list.html#row"
+    ) -> None:
+        self._request = request
+        self._template = get_template(template)
+        self._outlines: dict[Kind, Outline] = {}
         self._regions = {region.code: region.name for region in request.regions}
-        self._query = f"?region={request.region.code}" if request.region else ""
-        self._server = server_url(request.account, ANY_IMAGE)
+        self._server = server_url(request.account, ANY_ID)
 
-    def write(self, found: Found) -> Row:
-        image_id = str(found.id)
-        status = Image.Status(found.status)
-        saving = status == Image.Status.SAVING and found.progress
-        return {
-            "id": image_id,
-            "url": f"{self._images}{image_id}/{self._query}",
-            "name": found.name,
-            "row_url": f"{self._images}{image_id}/row/{self._query}",
-            "source": self._source(found),
-            "region": self._regions.get(found.region, found.region),
-            "region_code": found.region,
-            "os": found.os,
-            "created": date_text(found.created_at),
-            "created_iso": found.created_at.isoformat(),
-            "size": size_text(found.size) if found.size else "",
-            "status": found.status,
-            "status_label": f"{status.label} {found.progress} %"
-            if saving
-            else status.label,
-            "is_own": found.is_own,
-            "is_changing": status in {Image.Status.QUEUED, Image.Status.SAVING},
-            "gear": self._gears.of(found),
-        }
+    def write(self, found: Found) -> SafeString:
+        kind = Kind.of(found)
+        if kind not in self._outlines:
+            self._outlines[kind] = self._outline(kind)
+        return self._outlines[kind].fill(
+            {
+                "id": str(found.id),
+                "name": escape(found.name),
+                "source": self._source(found),
+                "region": escape(self._regions.get(found.region, found.region)),
+                "region_code": escape(found.region),
+                "os": escape(found.os),
+                "created": date_text(found.created_at),
+                "created_iso": found.created_at.isoformat(),
+                "size": size_text(found.size) if found.size else "",
+                "status_label": _status_label(kind.status, found.progress),
+            }
+        )
+
+    def _outline(self, kind: Kind) -> Outline:
+        context: dict[str, Any] = {"kind": kind, "row": {**GAPS, "id": ANY_ID}}
+        return Outline(self._template.render(context, self._request))
 
     def _source(self, found: Found) -> str:
         if not found.is_own:
@@ -125,33 +138,14 @@ class Rows:
         if found.origin == Image.Origin.UPLOAD:
             return "Uploaded"
         if not (found.server_id and self._server):
-            return found.server_name or "Server"
-        url = self._server.replace(str(ANY_IMAGE), str(found.server_id))
+            return escape(found.server_name or "Server")
+        url = self._server.replace(str(ANY_ID), str(found.server_id))
         return format_html('<a href="{}"><bdi>{}</bdi></a>', url, found.server_name)
 
 
-class Gears:
-    """The menus behind the gears of one answer."""
-
-    def __init__(self, request: AccountRequest) -> None:
-        self._request = request
-        self._kinds: dict[Kind, str] = {}
-
-    def of(self, found: Found) -> SafeString:
-        kind = Kind.of(found)
-        if kind not in self._kinds:
-            self._kinds[kind] = _render_gear(self._request, kind)
-        menu = self._kinds[kind].replace(str(ANY_IMAGE), str(found.id))
-        return mark_safe(menu.replace(ANY_REGION, escape(found.region)))  # noqa: S308
-
-
-def _render_gear(request: AccountRequest, kind: Kind) -> str:
-    context: dict[str, Any] = {
-        "image_id": ANY_IMAGE,
-        "image_region": ANY_REGION,
-        "kind": kind,
-    }
-    return get_template("images/_gear.html").render(context, request)
+def gear_of(request: AccountRequest, found: Found) -> SafeString:
+    """The menu behind an image's gear."""
+    return Rows(request, "images/_gear.html").write(found)
 
 
 def server_url(account: Account, server_id: UUID | None) -> str:
@@ -162,3 +156,9 @@ def server_url(account: Account, server_id: UUID | None) -> str:
         return reverse("servers:detail", args=[account.pk, server_id])
     except NoReverseMatch:  # no servers here
         return ""
+
+
+def _status_label(status: Image.Status, progress: int) -> str:
+    if status is Image.Status.SAVING and progress:
+        return f"{status.label} {progress} %"
+    return str(status.label)

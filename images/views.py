@@ -4,7 +4,7 @@ from uuid import UUID
 from django.contrib import messages
 from django.db.models import Count
 from django.http import HttpResponse, QueryDict
-from django.shortcuts import get_object_or_404, render
+from django.shortcuts import get_object_or_404
 from django.views.decorators.http import require_GET, require_http_methods
 from django_htmx.http import HttpResponseClientRefresh
 
@@ -15,7 +15,7 @@ from images.figures import date_text, size_text
 from images.forms import ImageForm
 from images.listing import MOST_COUNTED, counts_of, page_of, row_of
 from images.models import Image, ImageConflict
-from images.rows import Gears, Rows, server_url
+from images.rows import Rows, gear_of, server_url
 from images.wanted import Sort, Wanted
 
 STOP_POLLING = 286  # htmx's own status
@@ -54,8 +54,7 @@ def image_row(request: AccountRequest, image_id: UUID) -> HttpResponse:
     found = row_of(request.account, image_id)
     if found is None:  # deleted: htmx takes the row away and asks no more
         return HttpResponse(status=STOP_POLLING)
-    context = {"row": Rows(request).write(found)}
-    return render(request, "images/image_list.html#image-row", context)
+    return HttpResponse(Rows(request).write(found))
 
 
 @require_GET
@@ -84,7 +83,7 @@ def image_detail(request: AccountRequest, image_id: UUID) -> HttpResponse:
     }
     # An offer that is not accepted has no gear: it is answered below.
     if found := row_of(request.account, image.pk):
-        context["gear"] = Gears(request).of(found)
+        context["gear"] = gear_of(request, found)
     template = "images/image_detail.html"
     return render_page(request, template, context, partial="image-facts")
 
