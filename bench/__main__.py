@@ -14,6 +14,8 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +105,25 @@ def inspect(env: dict[str, str]) -> dict[str, Any]:
     return found
 
 
+def share_between(connection: psycopg.Connection, cast: Cast) -> str:
+    row = connection.execute(
+        "SELECT id FROM sharing_imageshare"
+        " WHERE image_id = %s AND consumer_number = %s",
+        [cast.image, cast.consumer],
+    ).fetchone()
+    if row is None:
+        raise SystemExit("the share was not made")
+    return str(row[0])
+
+
 def measure(
-    server: Server, cast: Cast, queries: dict[str, int], rounds: int, repeats: int
+    server: Server,
+    cast: Cast,
+    queries: dict[str, int],
+    find_share: Callable[[], str],
+    *,
+    rounds: int,
+    repeats: int,
 ) -> dict[str, Row]:
     table = {name: Row(queries[name]) for name in queries}
     for number in range(rounds + 1):  # the first one only warms up
@@ -112,7 +131,13 @@ def measure(
         for name, steps in scenarios(cast).items():
             count = REPEATS.get(name, repeats)
             before = server.cpu_seconds()
-            load = client.run(server.port, steps, repeats=count, clients=4)
+            load = client.run(
+                server.port,
+                steps,
+                repeats=count,
+                clients=1 if name == CYCLE else 4,
+                find_share=find_share,
+            )
             cost[name] = (server.cpu_seconds() - before) * 1000 / count
             if number:
                 row = table[name]
@@ -174,13 +199,18 @@ def main() -> int:
             seen = inspect(env)
             faults += [f"{images:,} images: {fault}" for fault in seen["faults"]]
             say(f"{images:,} images: measuring")
-            with serve(env, data / "gunicorn.log") as server:
+            cast = Cast(**seen["cast"])
+            with (
+                psycopg.connect(env["DATABASE_URL"], autocommit=True) as connection,
+                serve(env, data / "gunicorn.log") as server,
+            ):
                 table = measure(
                     server,
-                    Cast(**seen["cast"]),
+                    cast,
                     seen["queries"],
-                    options.rounds,
-                    options.repeats,
+                    partial(share_between, connection, cast),
+                    rounds=options.rounds,
+                    repeats=options.repeats,
                 )
             for name, row in table.items():
                 lines.append(line(images, name, row))

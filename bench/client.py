@@ -3,10 +3,11 @@
 import http.client
 import threading
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 from urllib.parse import urlencode
 
-from bench.scenarios import Step
+from bench.scenarios import SHARE, Step
 
 CSRF = "benchbenchbenchbenchbenchbenchbe"  # 32 characters, as Django's own
 
@@ -20,7 +21,14 @@ class Load(NamedTuple):
         return len(self.latencies) / self.seconds
 
 
-def run(port: int, steps: list[Step], *, repeats: int, clients: int) -> Load:
+def run(
+    port: int,
+    steps: list[Step],
+    *,
+    repeats: int,
+    clients: int,
+    find_share: Callable[[], str],
+) -> Load:
     """Ask for all steps, so many times; raises at an answer that was not expected."""
     latencies: list[float] = []
     faults: list[str] = []
@@ -35,7 +43,8 @@ def run(port: int, steps: list[Step], *, repeats: int, clients: int) -> Load:
             begin = time.perf_counter()
             try:
                 for step in steps:
-                    ask(port, step)
+                    share = find_share() if SHARE in step.path else ""
+                    ask(port, step.about(share))
             except (OSError, AssertionError) as fault:
                 faults.append(str(fault))
                 return

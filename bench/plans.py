@@ -29,8 +29,10 @@ from accounts.models import Account, User  # noqa: E402
 from accounts.permissions import Role  # noqa: E402
 from accounts.sessions import SessionStore  # noqa: E402
 from bench.data import CONSUMER, PRODUCER  # noqa: E402
-from bench.scenarios import Cast, Step, scenarios  # noqa: E402
+from bench.scenarios import SHARE, Cast, Step, scenarios  # noqa: E402
 from images.models import Image  # noqa: E402
+from sharing.models import ImageShare  # noqa: E402
+from sharing.offers import pending_offers  # noqa: E402
 
 SMALL_TABLE = 2_000  # rows: below, a sequential scan is the right plan
 COUNT_LIMITED = re.compile(r"count\(\*\).*limit", re.IGNORECASE | re.DOTALL)
@@ -120,13 +122,15 @@ def main() -> None:
         producer_session=sign_in("bench-alice", PRODUCER),
         consumer_session=sign_in("bench-bob", CONSUMER),
         image=str(_image_not_shared_with_the_consumer()),
+        seen=_what_the_header_shows(),
     )
     queries, faults = {}, []
     for name, steps in scenarios(cast).items():
         client = Client()
         statements: list[tuple[str, Any]] = []
         for step in steps:
-            statements += recorded(partial(take, client, step))
+            share = _share_of(cast) if SHARE in step.path else ""
+            statements += recorded(partial(take, client, step.about(share)))
         queries[name] = len(statements)
         faults += [f"{name}: {fault}" for fault in faults_of(statements)]
     json.dump(
@@ -138,6 +142,16 @@ def _image_not_shared_with_the_consumer() -> Any:
     images = Image.objects.owned_by(Account.objects.get(pk=PRODUCER))
     shared = images.filter(shares__consumer_number=CONSUMER)
     return images.exclude(pk__in=shared.values("pk")).values_list("pk", flat=True)[0]
+
+
+def _share_of(cast: Cast) -> str:
+    shares = ImageShare.objects.filter(consumer_number=cast.consumer)
+    return str(shares.get(image=cast.image).pk)
+
+
+def _what_the_header_shows() -> str:
+    offers = pending_offers(PRODUCER, User.objects.get(username="bench-alice"))
+    return offers.version if offers else ""
 
 
 if __name__ == "__main__":
