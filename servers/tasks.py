@@ -149,7 +149,8 @@ def screenshot(server_id: str) -> None:
             compute_for(server.region.backend).screenshot(server.pk)
 
 
-@jobs.periodic(cron="*/10 * * * * *")
+# The sixth field of this cron are seconds.
+@jobs.periodic(cron="* * * * * */5")
 @jobs.task(queue="servers", lock="reconcile", queueing_lock="reconcile")
 def reconcile(timestamp: int) -> None:
     """Compare what runs with what the rows say; a worker that starts does it first."""

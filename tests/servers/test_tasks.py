@@ -2,8 +2,10 @@ from datetime import timedelta
 from unittest import mock
 
 import pytest
+from croniter import croniter
 from django.core.management import call_command
 from django.utils import timezone
+from procrastinate.contrib.django import app as jobs
 
 from servers import tasks
 from servers.compute.base import (
@@ -300,3 +302,9 @@ class ReconcileTests(TaskTestCase):
         assert server.status == "SHUTOFF"
         assert server.reason == "Shut off by a restart of the region."
         assert self.compute.power[busy.pk] is PowerState.SHUTDOWN
+
+    def test_it_runs_every_five_seconds(self):
+        periodic = jobs.periodic_registry.periodic_tasks.values()
+        (cron,) = [each.cron for each in periodic if each.task == tasks.reconcile]
+        times = croniter(cron, 1_795_485_000)
+        assert [times.get_next(float) % 60 for _ in range(3)] == [5, 10, 15]
