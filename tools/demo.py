@@ -401,7 +401,8 @@ def main() -> int:
     data_dir = Path(os.environ.get("DATA_DIR") or ROOT / "var" / "demo").resolve()
     if os.environ.get("MAKELEVEL"):
         ask_for_death_signal(signal.SIGTERM)  # we end with the make that runs us
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    # SIGINT too: a shell that runs us in the background has it ignored.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
         if arguments.reset:
