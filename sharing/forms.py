@@ -83,7 +83,11 @@ class ShareForm(forms.Form):
         label="Account number",
         max_length=40,
         widget=forms.TextInput(attrs={"inputmode": "numeric", "autocomplete": "off"}),
-        help_text="8 digits, which the other customer finds in the account menu.",
+        help_text=(
+            "8 digits, which the other customer finds in the account menu. The offer "
+            "shows on their Saved Images and Create Server pages: tell them if they "
+            "rarely look there."
+        ),
     )
     message = forms.CharField(
         required=False,

@@ -175,6 +175,8 @@ def events(request: AccountRequest, image_id: UUID) -> HttpResponse:
     else:
         raise Http404
     before = request.GET.get("before", "")
+    if before and not before.isdecimal():
+        messages.warning(request, "There is no such page: these are the newest events.")
     page = side.filter(pk__lt=int(before)) if before.isdecimal() else side
     rows = list(page.fetch_mode(models.FETCH_RAISE)[: EVENTS_A_PAGE + 1])
     context = {

@@ -432,6 +432,16 @@ class NotificationTests(ConsumerTestCase):
             with self.subTest(query=query):
                 self.assertContains(self.notifications(query), "Acme", count=shown)
 
+    def test_an_offer_of_another_region_does_not_come_along(self):
+        lon = ImageFactory.create(region=RegionFactory.create(code="LON"))
+        ImageShareFactory.create(image=lon, consumer=self.beta)
+
+        response = self.notifications("?region=IAD")
+
+        self.assertContains(response, "An image is offered to this account")
+        self.assertContains(response, self.image.name)
+        self.assertNotContains(response, lon.name)
+
     def test_what_is_answered_is_not_notified(self):
         self.share.accept(by=self.bob)
         self.assertNotContains(self.notifications(), "Acme")
@@ -577,9 +587,11 @@ class HeaderTests(ConsumerTestCase):
         assert self.poll("0").status_code == 403
 
     def test_a_suspended_account_gets_none(self):
+        seen = self.seen()
         Account.objects.filter(pk=self.beta.pk).update(status="suspended")
 
         assert self.poll().status_code == 403
+        assert self.poll(seen).status_code == 403
 
     def test_a_stranger_finds_nothing(self):
         seen = self.seen()

@@ -191,7 +191,8 @@ class FailureTests(AccessTestCase):
     def test_after_many_failures_the_right_password_fails_alike(self):
         with limits(credential_checks_per_hour=100):
             for _ in range(settings.AXES_FAILURE_LIMIT):
-                self.share(password="wrong")
+                wrong = self.share(password="wrong")
+                self.assertContains(wrong, "This did not work.", status_code=422)
             with self.count() as counted:
                 response = self.share()
 

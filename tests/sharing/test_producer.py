@@ -374,6 +374,16 @@ class EventsTests(ShareTestCase):
         self.assertContains(second, "Newest")
         assert second.context["next"] is None
 
+    def test_an_unknown_page_gives_a_clear_message(self):
+        ImageShareFactory.create(image=self.image, consumer=self.beta)
+        url = reverse("sharing:events", args=[self.acme.pk, self.image.pk])
+
+        self.assertContains(
+            self.client.get(url, {"before": "x"}), "There is no such page"
+        )
+        assert self.client.get(url, {"before": "9" * 30}).status_code == 200
+        assert self.client.get(url, {"before": "0"}).status_code == 200
+
 
 class RevokeTests(ShareTestCase):
     def setUp(self):
