@@ -101,8 +101,18 @@ AXES_COOLOFF_TIME = timedelta(minutes=15)
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 AXES_LOCKOUT_CALLABLE = "accounts.signin.locked_out"
 AXES_RESET_ON_SUCCESS = True
-AXES_SENSITIVE_PARAMETERS = ["password"]
+# What axes keeps of a failed attempt must hold nothing that opens a door.
+AXES_SENSITIVE_PARAMETERS = [
+    "password",
+    "old_password",
+    "new_password1",
+    "new_password2",
+    "csrfmiddlewaretoken",
+    "next",
+]
 AXES_VERBOSE = False
+# A sign-in that succeeds has its row among the sessions.
+AXES_DISABLE_ACCESS_LOG = True
 AXES_CLIENT_IP_CALLABLE = "accounts.signin.client_address"
 # Reverse proxies that add to X-Forwarded-For; 0 when clients connect directly.
 PROXY_COUNT = env.number("PROXY_COUNT", 0)

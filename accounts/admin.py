@@ -1,0 +1,225 @@
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.auth.admin import UserAdmin as BaseUserAdmin
+from django.contrib.auth.models import Group, Permission
+from django.db.models import ForeignKey, ManyToManyField, QuerySet
+from django.http import HttpRequest, HttpResponse
+
+from accounts.models import Account, Invitation, Region, RoleGrant, User
+from accounts.permissions import Role
+from controlpanel.admin import Cheap, ReadOnly, TellsConflicts
+from controlpanel.http import Conflict
+
+# Roles are granted to users alone.
+admin.site.unregister(Group)
+
+
+@admin.register(Region)
+class RegionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    list_display = ["code", "name", "backend"]
+
+    def get_readonly_fields(
+        self, request: HttpRequest, obj: Region | None = None
+    ) -> list[str]:
+        # Images and servers are there, in what the backend keeps.
+        return ["code", "backend"] if obj else []
+
+
+@admin.register(Account)
+class AccountAdmin(Cheap, admin.ModelAdmin):  # type: ignore[type-arg]
+    list_display = ["number", "name", "home_region", "status", "discoverable"]
+    list_filter = ["status", "home_region"]
+    list_select_related = ["home_region"]
+    search_fields = ["number__exact", "name__istartswith"]
+    fields = ["number", "name", "home_region", "discoverable", "status", "created_at"]
+    readonly_fields = ["number", "status", "created_at"]
+    actions = ["suspend", "reinstate"]
+
+    def has_delete_permission(
+        self, request: HttpRequest, obj: Account | None = None
+    ) -> bool:
+        return False  # its number is never given out again
+
+    def save_model(
+        self, request: HttpRequest, obj: Account, form: Any, change: bool
+    ) -> None:
+        if not change:
+            opened = Account.objects.open(name=obj.name, home_region=obj.home_region)
+            obj.number, obj.created_at = opened.number, opened.created_at
+            obj._state.adding = False
+        obj.edit(
+            name=obj.name,
+            home_region=obj.home_region_id,
+            discoverable=obj.discoverable,
+        )
+
+    @admin.action(description="Suspend: refuse its users, boot nothing from its images")
+    def suspend(self, request: HttpRequest, queryset: QuerySet[Account]) -> None:
+        for account in queryset:
+            account.suspend()
+            self.log_change(request, account, "Suspended.")
+        self.message_user(request, "Suspended. Running servers go on.")
+
+    @admin.action(description="Reinstate")
+    def reinstate(self, request: HttpRequest, queryset: QuerySet[Account]) -> None:
+        for account in queryset:
+            account.reinstate()
+            self.log_change(request, account, "Reinstated.")
+        self.message_user(request, "Reinstated.")
+
+
+def _role_field(field: Any) -> Any:
+    field.queryset = Permission.objects.filter(
+        codename__in=Role.values, content_type__app_label="accounts"
+    )
+    field.label_from_instance = lambda role: f"{role.name} ({role.codename})"
+    return field
+
+
+class RoleGrantInline(admin.TabularInline):  # type: ignore[type-arg]
+    model = RoleGrant
+    verbose_name = "role"
+    autocomplete_fields = ["content_object"]
+    extra = 0
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[RoleGrant]:
+        grants = super().get_queryset(request)
+        return grants.select_related("content_object", "permission")
+
+    def has_change_permission(
+        self, request: HttpRequest, obj: object | None = None
+    ) -> bool:
+        return False  # another role is another grant
+
+    def formfield_for_foreignkey(
+        self, db_field: ForeignKey[Any, Any], request: HttpRequest, **kwargs: Any
+    ) -> Any:
+        field = super().formfield_for_foreignkey(db_field, request, **kwargs)
+        return _role_field(field) if db_field.name == "permission" else field
+
+
+@admin.register(User)
+class UserAdmin(TellsConflicts, Cheap, BaseUserAdmin):  # type: ignore[type-arg]
+    list_display = ["username", "home_account", "is_active", "is_staff", "last_login"]
+    list_filter = ["is_active", "is_staff", "is_superuser"]
+    list_select_related = ["home_account"]
+    search_fields = ["username__startswith", "email__exact"]
+    readonly_fields = ["is_active", "last_login", "date_joined"]
+    autocomplete_fields = ["home_account"]
+    filter_horizontal = ["user_permissions"]
+    inlines = [RoleGrantInline]
+    actions = ["deactivate", "reactivate"]
+    fieldsets = [
+        (None, {"fields": ["username", "password", "home_account", "is_active"]}),
+        ("Person", {"fields": ["first_name", "last_name", "email"]}),
+        (
+            "The cloud's own staff",
+            {"fields": ["is_staff", "is_superuser", "user_permissions"]},
+        ),
+        ("Dates", {"fields": ["last_login", "date_joined"]}),
+    ]
+    add_fieldsets = [
+        (
+            None,
+            {
+                "fields": [
+                    "username",
+                    "email",
+                    "home_account",
+                    "usable_password",
+                    "password1",
+                    "password2",
+                ]
+            },
+        ),
+    ]
+
+    def has_delete_permission(
+        self, request: HttpRequest, obj: User | None = None
+    ) -> bool:
+        return False  # deactivated instead: roles may need an owner to stay
+
+    def get_readonly_fields(
+        self, request: HttpRequest, obj: User | None = None
+    ) -> list[str]:
+        own = list(super().get_readonly_fields(request, obj))
+        if request.user.is_superuser:
+            return own
+        return [*own, "is_staff", "is_superuser", "user_permissions"]
+
+    def formfield_for_manytomany(
+        self, db_field: ManyToManyField[Any, Any], request: HttpRequest, **kwargs: Any
+    ) -> forms.ModelMultipleChoiceField[Any] | None:
+        # Roles are granted on an account, below; as a permission they do nothing.
+        field = super().formfield_for_manytomany(db_field, request, **kwargs)
+        if field and db_field.name == "user_permissions":
+            field.queryset = field.queryset.exclude(codename__in=Role.values)
+        return field
+
+    def save_formset(
+        self, request: HttpRequest, form: Any, formset: Any, change: bool
+    ) -> None:
+        granted = formset.save(commit=False)
+        for grant in formset.deleted_objects:
+            role = Role(grant.permission.codename)
+            grant.content_object.withdraw(role, of=grant.user)
+        for grant in granted:
+            role = Role(grant.permission.codename)
+            grant.content_object.grant(role, to=grant.user)
+
+    def user_change_password(
+        self, request: HttpRequest, id: str, form_url: str = ""
+    ) -> HttpResponse:
+        response = super().user_change_password(request, id, form_url)
+        if response.status_code == 302:
+            for user in User.objects.filter(pk=id):
+                user.end_sessions(but=request.session.session_key)
+        return response
+
+    @admin.action(description="Deactivate, and end all sessions")
+    def deactivate(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
+        for user in queryset.select_related("home_account"):
+            try:
+                user.deactivate()
+            except Conflict as conflict:
+                self.message_user(request, f"{user}: {conflict}", messages.ERROR)
+            else:
+                self.log_change(request, user, "Deactivated.")
+
+    @admin.action(description="Reactivate")
+    def reactivate(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
+        for user in queryset:
+            user.reactivate()
+            self.log_change(request, user, "Reactivated.")
+
+
+@admin.register(RoleGrant)
+class RoleGrantAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
+    """All grants; they are given and taken on the page of the user."""
+
+    list_display = ["user", "role", "content_object"]
+    list_select_related = ["user", "permission", "content_object"]
+    search_fields = ["content_object__number__exact", "user__username__exact"]
+
+    @admin.display(description="Role")
+    def role(self, grant: RoleGrant) -> str:
+        return grant.permission.codename
+
+
+@admin.register(Invitation)
+class InvitationAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
+    list_display = [
+        "email",
+        "account",
+        "invited_by",
+        "created_at",
+        "expires_at",
+        "accepted_by",
+        "withdrawn_at",
+    ]
+    list_select_related = ["account", "accepted_by"]
+    search_fields = ["account__number__exact", "email__exact"]
+    exclude = ["token_hash"]
+    ordering = ["-pk"]
