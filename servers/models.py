@@ -245,11 +245,11 @@ def lock_bootable(image_id: UUID, account: Account) -> Image:
         shares = account.received_shares.accepted().filter(image=image)
         if not shares.select_for_update().first():
             raise NotBootable(f"{image} is no longer shared with this account.")
+    if not image.is_active:
+        state = image.get_status_display().lower()
+        raise NotBootable(f"{image} cannot be booted: it is {state}.")
     if not Image.objects.bootable_by(account).filter(pk=image.pk).exists():
-        raise NotBootable(
-            f"{image} cannot be booted at present: it is "
-            f"{image.get_status_display().lower()}, or its owner is suspended."
-        )
+        raise NotBootable(f"{image} cannot be booted at present.")
     return image
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -205,14 +206,24 @@ def _look_closer(compute: Compute, server: Server, found: Observed) -> None:
 
 def stop_all(*, patience: float) -> int:
     """Shut off every server of this panel, because its region is about to stop."""
-    stopped = 0
-    for server in _known().filter(status=Server.Status.ACTIVE):
-        with contextlib.suppress(ComputeError):
+    servers = list(_known().filter(status=Server.Status.ACTIVE))
+
+    def stop(server: Server) -> bool:
+        """In a thread of its own, so without the database."""
+        try:
             compute_for(server.region.backend).power_off(server.pk, patience=patience)
-            if not server.task:
-                _settle_stopped(server, "Shut off by a restart of the region.")
-            stopped += 1
-    return stopped
+        except ComputeError as error:
+            log.warning("server %s was not shut off: %s", server.pk, error)
+            return False
+        return True
+
+    # All at once, for the region has little time.
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        stopped = list(pool.map(stop, servers))
+    for server, is_off in zip(servers, stopped, strict=True):
+        if is_off and not server.task:
+            _settle_stopped(server, "Shut off by a restart of the region.")
+    return sum(stopped)
 
 
 def _known() -> ServerQuerySet:

@@ -1,0 +1,42 @@
+from django.urls import reverse
+
+from servers.models import Flavor, ServerEvent
+from tests.cast import CastTestCase
+from tests.factories import UserFactory
+from tests.servers.factories import FlavorFactory, ServerFactory, SSHKeyFactory
+
+
+class AdminTests(CastTestCase):
+    def setUp(self):
+        self.client.force_login(UserFactory.create(is_staff=True, is_superuser=True))
+        self.server = ServerFactory.create(account=self.beta)
+        self.key = SSHKeyFactory.create(account=self.beta)
+
+    def get(self, page, *args, **query):
+        return self.client.get(reverse(f"admin:servers_{page}", args=args), query)
+
+    def test_staff_finds_servers_keys_and_events(self):
+        event = ServerEvent.objects.get()
+        rows = {"server": self.server, "sshkey": self.key, "serverevent": event}
+        for model, row in rows.items():
+            with self.subTest(model=model):
+                for text in ["", self.beta.pk, str(self.server.pk), "x'%"]:
+                    page = self.get(f"{model}_changelist", q=text)
+                    assert page.status_code == 200
+                assert self.get(f"{model}_change", row.pk).status_code == 200
+                assert self.get(f"{model}_add").status_code == 403
+                assert self.get(f"{model}_delete", row.pk).status_code == 403
+
+    def test_no_hash_is_shown(self):
+        page = self.get("server_change", self.server.pk)
+
+        self.assertNotContains(page, self.server.password_hash)
+
+    def test_a_flavor_keeps_its_figures(self):
+        flavor = FlavorFactory.create(id="big", ram_mb=4096)
+        url = reverse("admin:servers_flavor_change", args=[flavor.pk])
+        data = {"name": "Huge", "ram_mb": 1, "position": 3}
+        assert self.client.post(url, data).status_code == 302
+
+        flavor = Flavor.objects.get(pk="big")
+        assert (flavor.name, flavor.ram_mb, flavor.is_public) == ("Huge", 4096, False)
