@@ -30,7 +30,7 @@ class RegionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 @admin.register(Account)
-class AccountAdmin(Cheap, admin.ModelAdmin):  # type: ignore[type-arg]
+class AccountAdmin(Cheap):
     list_display = ["number", "name", "home_region", "status", "discoverable"]
     list_filter = ["status", "home_region"]
     list_select_related = ["home_region"]
@@ -156,7 +156,7 @@ class UserAdmin(TellsConflicts, Cheap, BaseUserAdmin):  # type: ignore[type-arg]
     ) -> forms.ModelMultipleChoiceField[Any] | None:
         # Roles are granted on an account, below; as a permission they do nothing.
         field = super().formfield_for_manytomany(db_field, request, **kwargs)
-        if field and db_field.name == "user_permissions":
+        if field and field.queryset is not None and db_field.name == "user_permissions":
             field.queryset = field.queryset.exclude(codename__in=Role.values)
         return field
 
@@ -198,7 +198,7 @@ class UserAdmin(TellsConflicts, Cheap, BaseUserAdmin):  # type: ignore[type-arg]
 
 
 @admin.register(RoleGrant)
-class RoleGrantAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
+class RoleGrantAdmin(ReadOnly):
     """All grants; they are given and taken on the page of the user."""
 
     list_display = ["user", "role", "content_object"]
@@ -211,7 +211,7 @@ class RoleGrantAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 @admin.register(Invitation)
-class InvitationAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
+class InvitationAdmin(ReadOnly):
     list_display = [
         "email",
         "account",

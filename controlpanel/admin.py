@@ -1,11 +1,12 @@
-from typing import Any
+from typing import Any, cast
 
 from django.contrib import messages
-from django.contrib.admin import AdminSite
+from django.contrib.admin import AdminSite, ModelAdmin
 from django.contrib.admin.apps import AdminConfig
 from django.contrib.auth.decorators import login_not_required
 from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
@@ -51,10 +52,11 @@ class CappedPaginator(Paginator):  # type: ignore[type-arg]
 
     @cached_property
     def count(self) -> int:
-        return len(self.object_list.values_list("pk")[: self.most])
+        rows = cast(QuerySet[Any], self.object_list)
+        return len(rows.values_list("pk")[: self.most])
 
 
-class Cheap:
+class Cheap(ModelAdmin):  # type: ignore[type-arg]
     """A list of rows of which there may be millions."""
 
     paginator = CappedPaginator

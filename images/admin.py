@@ -11,7 +11,7 @@ from images.models import Image
 
 
 @admin.register(Image)
-class BaseImageAdmin(Cheap, admin.ModelAdmin):  # type: ignore[type-arg]
+class BaseImageAdmin(Cheap):
     """Base images; the file of a new one comes by `manage.py add_base_image`."""
 
     list_display = ["name", "region", "os", "status", "size", "created_at"]

@@ -1,24 +1,8 @@
 from django.contrib import admin
 from django.http import HttpRequest
 
+from controlpanel.admin import ReadOnly
 from servers.models import Flavor, Server, ServerEvent, SSHKey
-
-
-class ReadOnly:
-    """Rows that only the panel writes, by its verbs."""
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(
-        self, request: HttpRequest, obj: object | None = None
-    ) -> bool:
-        return False
-
-    def has_delete_permission(
-        self, request: HttpRequest, obj: object | None = None
-    ) -> bool:
-        return False
 
 
 @admin.register(Flavor)
@@ -34,26 +18,24 @@ class FlavorAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 @admin.register(Server)
-class ServerAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
+class ServerAdmin(ReadOnly):
     list_display = ["name", "account", "region", "status", "task", "created_at"]
     list_filter = ["region", "status"]
     list_select_related = ["account", "region"]
     search_fields = ["id__exact", "account__number__exact"]
     exclude = ["password_hash", "order_token"]
-    show_full_result_count = False
 
 
 @admin.register(ServerEvent)
-class ServerEventAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
+class ServerEventAdmin(ReadOnly):
     list_display = ["created_at", "account", "server_name", "what", "actor_name"]
     list_select_related = ["account"]
     search_fields = ["server_id__exact", "account__number__exact"]
     ordering = ["-pk"]
-    show_full_result_count = False
 
 
 @admin.register(SSHKey)
-class SSHKeyAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
+class SSHKeyAdmin(ReadOnly):
     list_display = ["name", "account", "kind", "fingerprint", "created_at"]
     list_select_related = ["account"]
     search_fields = ["account__number__exact", "fingerprint__exact"]

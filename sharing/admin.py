@@ -5,7 +5,7 @@ from sharing.models import ImageReport, ImageShare, ShareDeclaration, ShareEvent
 
 
 @admin.register(ImageShare)
-class ImageShareAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
+class ImageShareAdmin(ReadOnly):
     list_display = ["image_name", "consumer_number", "region", "status", "created_at"]
     list_filter = ["status", "region"]
     list_select_related = ["region"]
@@ -13,7 +13,7 @@ class ImageShareAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 @admin.register(ShareEvent)
-class ShareEventAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
+class ShareEventAdmin(ReadOnly):
     list_display = [
         "created_at",
         "image_name",
@@ -30,7 +30,7 @@ class ShareEventAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 @admin.register(ShareDeclaration)
-class ShareDeclarationAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
+class ShareDeclarationAdmin(ReadOnly):
     list_display = [
         "created_at",
         "image",
@@ -45,7 +45,7 @@ class ShareDeclarationAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-ar
 
 
 @admin.register(ImageReport)
-class ImageReportAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
+class ImageReportAdmin(ReadOnly):
     list_display = ["created_at", "reason", "image_name", "producer", "reporter"]
     list_filter = ["reason"]
     list_select_related = ["producer", "reporter"]
