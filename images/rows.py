@@ -11,6 +11,7 @@ import re
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from django.conf import settings
 from django.template.loader import get_template
 from django.urls import NoReverseMatch, reverse
 from django.utils.html import escape, format_html
@@ -93,6 +94,11 @@ class Outline:
         return mark_safe("".join(pieces))  # noqa: S308
 
 
+# Of a process: the same account's next page has rows of the same kinds.
+MOST_KEPT = 2000
+_kept: dict[tuple[object, ...], Outline] = {}
+
+
 class Rows:
     """Writes the rows of one answer, or only the menus behind their gears."""
 
@@ -100,7 +106,7 @@ class Rows:
         self, request: AccountRequest, template: str = "images/image_list.html#row"
     ) -> None:
         self._request = request
-        self._template = get_template(template)
+        self._name = template
         self._outlines: dict[Kind, Outline] = {}
         self._regions = {region.code: region.name for region in request.regions}
         self._server = server_url(request.account, ANY_ID)
@@ -125,8 +131,18 @@ class Rows:
         )
 
     def _outline(self, kind: Kind) -> Outline:
+        request, region = self._request, self._request.region
+        key = (self._name, request.account.pk, region, request.capabilities, kind)
+        if key in _kept:
+            return _kept[key]
         context: dict[str, Any] = {"kind": kind, "row": {**GAPS, "id": ANY_ID}}
-        return Outline(self._template.render(context, self._request))
+        outline = Outline(get_template(self._name).render(context, request))
+        # A refusal names users who may do it, and these change.
+        if not (settings.DEBUG or hasattr(request, "holders")):
+            if len(_kept) >= MOST_KEPT:
+                _kept.clear()
+            _kept[key] = outline
+        return outline
 
     def _source(self, found: Found) -> str:
         if not found.is_own:

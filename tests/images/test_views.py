@@ -154,9 +154,7 @@ class ListTests(ImageTestCase):
         response = self.get("list", region="LON")
 
         self.assertContains(response, 'London <span class="count">3</span>')
-        self.assertContains(
-            response, 'Northern Virginia <span class="count">1</span>'
-        )
+        self.assertContains(response, 'Northern Virginia <span class="count">1</span>')
         self.assertContains(
             response, 'All Regions (Global) <span class="count">4</span>'
         )
