@@ -1,0 +1,97 @@
+"""A real Chromium in front of the live server. Without one these tests are skipped;
+REQUIRE_BROWSER=true makes that a failure."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from playwright.sync_api import expect
+
+from accounts.permissions import Role
+from tests.browser.visitor import Visitor
+from tests.factories import (
+    PASSWORD,
+    AccountFactory,
+    ImageFactory,
+    RegionFactory,
+    UserFactory,
+)
+
+HERE = Path(__file__).parent
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SECONDS = 15
+expect.set_options(timeout=SECONDS * 1000)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Put these tests last: once Playwright's loop runs, asyncio.run() does not."""
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.browser)
+    items.sort(key=lambda item: item.path.is_relative_to(HERE))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def queries_beside_playwright():
+    """Its loop runs in this very thread, and Django would refuse all queries."""
+    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
+    yield
+    del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
+
+
+@pytest.fixture(scope="session")
+def browser_type_launch_args():
+    chromium = shutil.which("chromium", path=f"{sys.prefix}/bin:{os.environ['PATH']}")
+    if chromium:
+        return {"executable_path": chromium, "args": FLAGS}
+    reason = "there is no Chromium: apt-get install chromium"
+    if os.environ.get("REQUIRE_BROWSER") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture
+def cast(transactional_db):
+    """Alice of Acme has an image, Bob of Beta may get it. Both own their accounts."""
+    for code in ("IAD", "LON", "DFW"):
+        RegionFactory.create(code=code)
+    acme = AccountFactory.create(name="Acme")
+    beta = AccountFactory.create(name="Beta")
+    owner = Role.USER_ADMIN
+    return SimpleNamespace(
+        acme=acme,
+        beta=beta,
+        alice=UserFactory.create(username="alice", roles=[(acme, owner)]),
+        bob=UserFactory.create(
+            username="bob", roles=[(beta, owner)], password=PASSWORD
+        ),
+        image=ImageFactory.create(owner=acme, name="web-golden"),
+    )
+
+
+@pytest.fixture
+def visit(live_server, browser, transactional_db):
+    """Seat a user at a browser of their own; what went wrong there fails the test."""
+    visitors = []
+
+    def visit(user=None, **options):
+        visitor = Visitor(browser, live_server.url, user, **options)
+        visitors.append(visitor)
+        return visitor
+
+    yield visit
+    for visitor in visitors:
+        visitor.leave()
+    assert [fault for visitor in visitors for fault in visitor.faults] == []

@@ -1,0 +1,149 @@
+"""Somebody at a browser, and the words in which the tests tell what they do."""
+
+import re
+import threading
+
+from django.core.management import call_command
+from django.db import connections
+from django.test import Client
+from playwright.sync_api import expect
+
+# A conflict and a form with errors: answers that the pages show.
+SHOWN = {409, 413, 422}
+# How the console tells of an answer, which is judged by its status instead.
+ANSWER = "Failed to load resource: the server responded"
+
+
+class Visitor:
+    """A user at a browser of their own. What a page does wrong gathers in `faults`."""
+
+    def __init__(self, browser, base_url, user=None, **options):
+        self.base_url = base_url
+        self.faults = []
+        self.shown = set(SHOWN)
+        self.context = browser.new_context(base_url=base_url, **options)
+        self.context.set_default_timeout(15_000)
+        self.context.on("console", self._hear)
+        self.context.on("weberror", lambda told: self.faults.append(str(told.error)))
+        self.context.on("response", self._judge)
+        if user:
+            self.sign_in(user)
+        self.page = self.context.new_page()
+
+    def leave(self):
+        self.context.close()
+
+    def sign_in(self, user):
+        client = Client(headers={"user-agent": "Chromium"})
+        client.force_login(user)
+        cookie = {"name": "sessionid", "value": client.cookies["sessionid"].value}
+        self.context.add_cookies([cookie | {"url": self.base_url}])
+
+    def sign_out(self):
+        self.context.clear_cookies(name="sessionid")
+
+    def go(self, account, page="images/", **query):
+        query_text = "&".join(f"{key}={value}" for key, value in query.items())
+        self.page.goto(f"/{account.number}/{page}" + (query_text and f"?{query_text}"))
+        return self.page
+
+    # ---- Parts of a page, by what they are called.
+
+    @property
+    def dialog(self):
+        return self.page.get_by_role("dialog")
+
+    @property
+    def offers(self):
+        """The notification above a list of images."""
+        return self.page.get_by_role("region", name="Offered images")
+
+    @property
+    def sharing(self):
+        """The section at the bottom of Image Detail."""
+        return self.page.get_by_role("region", name="Image Sharing")
+
+    @property
+    def messages(self):
+        return self.page.locator("#messages")
+
+    @property
+    def header_count(self):
+        return self.page.locator(".offers-button")
+
+    def row(self, text):
+        return self.page.get_by_role("row").filter(has_text=text)
+
+    def button(self, name):
+        """In the dialog, if one is open."""
+        return self._front.get_by_role("button", name=name, exact=True)
+
+    def link(self, name):
+        return self._front.get_by_role("link", name=name, exact=True)
+
+    def field(self, label):
+        whole = re.compile(rf"^{re.escape(label)}( \(optional\))?$")
+        return self._front.get_by_label(whole)
+
+    @property
+    def _front(self):
+        return self.dialog if self.dialog.is_visible() else self.page
+
+    # ---- Deeds.
+
+    def choose_from_gear(self, image, action):
+        self.page.get_by_role("button", name=f"Actions for {image.name}").click()
+        self.page.get_by_role("link", name=action, exact=True).click()
+
+    def review(self, image):
+        """Open the offer from the notification."""
+        self.offers.get_by_role("link", name=f"Accept or reject {image.name}").click()
+        expect(self.dialog.get_by_role("heading", name=image.name)).to_be_visible()
+
+    def answer_the_questions(self):
+        for question in ("may pass on all", "holds no private keys", "holds nothing"):
+            self.page.get_by_label(re.compile(question)).check()
+
+    def share_with_number(self, number, message=""):
+        self.choose_way("Another customer")
+        self.field("Account number").fill(number)
+        self.field("Message").fill(message)
+        self.button("Share Image").click()
+
+    def share_with_credential(self, username, password):
+        self.choose_way("An account I have access to")
+        self.field("Username").fill(username)
+        self.field("Password").fill(password)
+        self.button("Share Image").click()
+
+    def choose_way(self, label):
+        self.page.get_by_role("radio", name=label).check()
+
+    def _hear(self, message):
+        if message.type in {"error", "warning"} and not message.text.startswith(ANSWER):
+            self.faults.append(f"{message.type} on {message.page.url}: {message.text}")
+
+    def _judge(self, response):
+        if response.status >= 400 and response.status not in self.shown:
+            self.faults.append(f"{response.status} for {response.url}")
+
+
+def work():
+    """Have a real worker do the jobs that wait.
+
+    In a thread, since the worker brings a loop of its own.
+    """
+    outcome = []
+
+    def run():
+        try:
+            call_command("procrastinate", "worker", "--one-shot")
+        except Exception as problem:  # told below, where pytest sees it
+            outcome.append(problem)
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert outcome == []
