@@ -5,7 +5,6 @@ from django.db import models
 
 from accounts import numbers
 from accounts.models import Account
-from images.models import Image
 from sharing.models import ImageReport, ShareDeclaration
 
 
@@ -34,7 +33,6 @@ class ShareForm(forms.Form):
     """
 
     use_required_attribute = False  # what is needed depends on the way
-    needed_field = "sharing/needed_field.html"  # so none is called optional either
 
     may_be_distributed = forms.BooleanField(
         label="No. I may pass on all the software on it.",
@@ -58,13 +56,11 @@ class ShareForm(forms.Form):
     account = forms.ChoiceField(
         required=False,
         label="Account",
-        template_name=needed_field,
         error_messages={"invalid_choice": "Choose one of your accounts."},
     )
     username = forms.CharField(
         required=False,
         label="Username",
-        template_name=needed_field,
         max_length=150,
         widget=forms.TextInput(
             attrs={"autocomplete": "off", "autocapitalize": "none", "spellcheck": False}
@@ -73,7 +69,6 @@ class ShareForm(forms.Form):
     password = forms.CharField(
         required=False,
         label="Password",
-        template_name=needed_field,
         strip=False,
         max_length=4096,
         widget=forms.PasswordInput(attrs={"autocomplete": "off"}),
@@ -101,14 +96,13 @@ class ShareForm(forms.Form):
         self,
         data: Any = None,
         *,
-        image: Image,
         account: Account,
         own_accounts: list[Account],
         declaration: ShareDeclaration | None,
         number: str = "",
     ) -> None:
         super().__init__(data)
-        self.image, self.account = image, account
+        self.producer = account
         self.own_accounts = {each.pk: each for each in own_accounts}
         ways = [way for way in Way if way != Way.OWN or own_accounts]
         self._choices("way", [(way.value, way.label) for way in ways])
@@ -140,7 +134,7 @@ class ShareForm(forms.Form):
                 "This is no account number: check it for a typing error. "
                 f"A number has {numbers.LENGTH} digits."
             )
-        if number == self.account.pk:
+        if number == self.producer.pk:
             raise forms.ValidationError("This is your own account.")
         return number
 

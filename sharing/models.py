@@ -53,9 +53,7 @@ class ImageShareQuerySet(models.QuerySet["ImageShare"]):
 
     def older_than(self, at: datetime, pk: uuid.UUID) -> ImageShareQuerySet:
         """What comes after this one in a list with the newest first."""
-        return self.filter(
-            TupleLessThan(Tuple("created_at", "id"), (at, pk))  # type: ignore[no-untyped-call]
-        )
+        return self.filter(TupleLessThan(Tuple("created_at", "id"), (at, pk)))
 
     def with_declaration(self) -> ImageShareQuerySet:
         """Each with the time of the producer's newest answers about the image."""

@@ -1,6 +1,6 @@
 """How many images wait for an account's answer: cheap, since every page asks."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from django.db import connection
 
@@ -46,7 +46,8 @@ ORDER BY pending.name
 """
 
 
-class RegionOffers(NamedTuple):
+@dataclass(frozen=True)
+class RegionOffers:
     code: str
     name: str
     number: int

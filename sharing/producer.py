@@ -112,9 +112,9 @@ def share_chosen(request: AccountRequest, image_id: UUID) -> HttpResponse:
     try:
         access = _read_access(request, image)
     except CredentialRefused:
-        form = _share_form(request, image)
         error = "The check of the password is too old. Enter it again."
-        return _show_share_form(request, image, form, error=error)
+        again = _share_form(request, image)
+        return _show_share_form(request, image, again, error=error)
     form = ChosenForm(request.POST, accounts=access.accounts)
     if not form.is_valid():
         return _show_chosen_form(request, image, form)
@@ -242,7 +242,6 @@ def _share_form(
 ) -> ShareForm:
     return ShareForm(
         data,
-        image=image,
         account=request.account,
         own_accounts=credentials.accounts_answered_by(
             request.user, but=request.account

@@ -1,14 +1,9 @@
 """Deeds at the same moment: threads that meet at a barrier, on real PostgreSQL."""
 
-import threading
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from django.db import connection
 from django.test import TransactionTestCase
 
-from controlpanel.http import Conflict
 from images.models import Image
 from sharing.models import ImageShare, ShareEvent
 from tests.factories import (
@@ -18,24 +13,7 @@ from tests.factories import (
     UserFactory,
     account_number,
 )
-
-
-def at_once(deeds):
-    """Do all at the same moment, and tell how many were done and how many refused."""
-    barrier = threading.Barrier(len(deeds))
-
-    def take_part(deed):
-        barrier.wait()
-        try:
-            deed()
-        except Conflict:
-            return "conflict"
-        finally:
-            connection.close()
-        return "done"
-
-    with ThreadPoolExecutor(len(deeds)) as pool:
-        return Counter(pool.map(take_part, deeds))
+from tests.races import at_once
 
 
 class RaceTests(TransactionTestCase):
