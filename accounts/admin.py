@@ -73,6 +73,7 @@ class AccountAdmin(Cheap):
 
 
 def _role_field(field: Any) -> Any:
+    field.label = "Role"
     field.queryset = Permission.objects.filter(
         codename__in=Role.values, content_type__app_label="accounts"
     )
@@ -99,7 +100,11 @@ class RoleGrantInline(admin.TabularInline):  # type: ignore[type-arg]
         self, db_field: ForeignKey[Any, Any], request: HttpRequest, **kwargs: Any
     ) -> Any:
         field = super().formfield_for_foreignkey(db_field, request, **kwargs)
-        return _role_field(field) if db_field.name == "permission" else field
+        if db_field.name == "permission":
+            return _role_field(field)
+        if field and db_field.name == "content_object":
+            field.label = "Account"
+        return field
 
 
 @admin.register(User)

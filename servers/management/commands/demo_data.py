@@ -95,6 +95,8 @@ class Command(BaseCommand):
             raise CommandError("This database has accounts that are not the demo's.")
 
     def _take_base_image(self, path: Path) -> None:
+        if not path.is_file():
+            raise CommandError(f"There is no file {path}.")
         had_some = Image.objects.base().exists()
         try:
             images = add_base_image(
