@@ -251,10 +251,15 @@ class ImageShare(models.Model):
                 name="sharing_search",
                 condition=Q(status="accepted"),
             ),
-            # The notifications and the header's count.
+            # The notifications of a region and of all; the header's count by region.
             models.Index(
                 fields=["consumer", "region", "created_at", "id"],
                 name="sharing_pending",
+                condition=Q(status="pending"),
+            ),
+            models.Index(
+                fields=["consumer", "created_at", "id"],
+                name="sharing_pending_all",
                 condition=Q(status="pending"),
             ),
         ]
