@@ -146,6 +146,14 @@ class DeedTests(TaskTestCase):
                 assert server.reason == "The disk is missing."
                 assert server.can_be_powered_on
 
+    def test_a_busy_server_is_tried_again(self):
+        for verb in ["reboot", "power_off", "delete_later"]:
+            server = self.active()
+            getattr(server, verb)(by=self.bob)
+            self.compute.trouble = ServerBusy("busy")
+            with self.subTest(verb=verb), pytest.raises(ServerBusy):
+                getattr(tasks, verb.removesuffix("_later"))(server_id=str(server.pk))
+
     def test_a_job_without_its_task_does_nothing(self):
         server = self.active()
         for job in [tasks.reboot, tasks.power_off, tasks.power_on, tasks.delete]:
@@ -302,6 +310,14 @@ class ReconcileTests(TaskTestCase):
         assert server.status == "SHUTOFF"
         assert server.reason == "Shut off by a restart of the region."
         assert self.compute.power[busy.pk] is PowerState.SHUTDOWN
+
+    def test_a_server_that_cannot_be_stopped_keeps_its_state(self):
+        server = self.active()
+        self.compute.trouble = ComputeError("stuck")
+
+        assert tasks.stop_all(patience=0) == 0
+        server.refresh_from_db()
+        assert server.status == "ACTIVE"
 
     def test_it_runs_every_five_seconds(self):
         periodic = jobs.periodic_registry.periodic_tasks.values()

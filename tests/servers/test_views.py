@@ -1,5 +1,6 @@
 import time
 import uuid
+from unittest import mock
 
 from django.urls import reverse
 from procrastinate.contrib.django.models import ProcrastinateJob
@@ -8,6 +9,7 @@ from accounts.models import Account
 from accounts.permissions import Role
 from images.models import Image
 from servers import tasks
+from servers.compute.backends import compute_for
 from servers.compute.base import PowerState
 from servers.models import Server, SSHKey
 from tests.cast import CastTestCase
@@ -537,8 +539,27 @@ class DeedTests(ServerViewTestCase):
             with self.subTest(deed=deed):
                 assert self.post(deed, server.pk, **data).status_code == 403
 
+    def test_a_region_on_an_unknown_backend_shows_why_nothing_runs(self):
+        with (
+            mock.patch.multiple("servers.views", compute_for=compute_for),
+            mock.patch.multiple("servers.rows", compute_for=compute_for),
+        ):
+            server = self.server()
+            server.region.backend = "moon"
+            server.region.save()
+            response = self.get("detail", server.pk)
+            self.assertContains(response, "“moon” is not known here")
+            assert self.get("screen", server.pk).status_code == 404
+
 
 class KeyTests(ServerViewTestCase):
+    def test_of_two_keys_at_once_with_one_name_the_second_is_told(self):
+        with mock.patch.object(SSHKey, "add", side_effect=SSHKey.Taken("Taken.")):
+            response = self.post("keys", name="laptop", public_key=ED25519)
+            self.assertContains(response, "Taken.", status_code=422)
+            response = self.order(new_key=ED25519, new_key_name="laptop")
+            self.assertContains(response, "Taken.", status_code=201)
+
     def test_keys_are_added_and_deleted(self):
         self.post("keys", name="laptop", public_key=ED25519)
         key = self.beta.ssh_keys.get()
