@@ -2,6 +2,7 @@ import re
 from datetime import timedelta
 
 from axes.models import AccessAttempt
+from django.conf import settings
 from django.contrib import auth
 from django.test import Client, RequestFactory, TestCase, override_settings
 from django.urls import reverse
@@ -245,7 +246,8 @@ class SessionTests(SignInTestCase):
         assert not self.is_signed_in(self.client)
 
     def test_a_rotated_secret_key_keeps_sessions(self):
-        with self.settings(SECRET_KEY="new", SECRET_KEY_FALLBACKS=["dev-key"]):
+        old_key = settings.SECRET_KEY
+        with self.settings(SECRET_KEY="new", SECRET_KEY_FALLBACKS=[old_key]):
             old = self.client.session[auth.HASH_SESSION_KEY]
         assert old == self.alice.get_session_auth_hash()
 
