@@ -2,7 +2,7 @@
 # into .venv, and missing system packages through apt, where that is allowed.
 
 PYTHON_DIRS := accounts bench controlpanel images servers sharing tests tools manage.py
-PYTEST_WORKERS ?= 0
+PYTEST_WORKERS ?= auto
 # Settings as in production, for the checks.
 CHECK_ENV := SECRET_KEY=only-for-the-checks-0123456789-abcdefghij-klmnopqrstuvwxyz \
 	ALLOWED_HOSTS=panel.example.com EMAIL_HOST=mail.example.com DATA_DIR=var/check \
@@ -38,7 +38,7 @@ bench: set-up
 	python -m bench $(ARGS)
 
 test: set-up test-packages lint types check
-	pytest --cov --cov-report=term -n $(PYTEST_WORKERS) $(ARGS)
+	pytest --cov --cov-report=term -n $(PYTEST_WORKERS) --maxprocesses 4 $(ARGS)
 
 lint: set-up
 	ruff check .
