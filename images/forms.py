@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import unicodedata
 from typing import Any
 
@@ -37,7 +39,7 @@ class TagsField(forms.CharField):
     def prepare_value(self, value: Any) -> Any:
         return ", ".join(value) if isinstance(value, list) else value
 
-    def validate(self, value: list[str]) -> None:  # type: ignore[override]
+    def validate(self, value: list[str]) -> None:
         super().validate(value)
         if len(value) > MOST_TAGS:
             raise ValidationError(f"At most {MOST_TAGS} tags are allowed.")
@@ -47,7 +49,7 @@ class TagsField(forms.CharField):
                     f"{tag[:20]}… is longer than a tag may be ({LONGEST_TAG})."
                 )
 
-    def run_validators(self, value: list[str]) -> None:  # type: ignore[override]
+    def run_validators(self, value: list[str]) -> None:
         for tag in value:
             super().run_validators(tag)
 
@@ -96,7 +98,7 @@ class ImageForm(DescriptionForm):
     )
 
     @classmethod
-    def of(cls, image: Image, data: Any = None) -> "ImageForm":
+    def of(cls, image: Image, data: Any = None) -> ImageForm:
         initial = {name: getattr(image, name) for name in cls.base_fields}
         return cls(data, initial=initial)
 
@@ -116,8 +118,8 @@ class UploadForm(DescriptionForm):
 
     field_order = ["name", "description", "os", "file"]
 
-    def clean_file(self) -> UploadedFile:
-        file: UploadedFile = self.cleaned_data["file"]
+    def clean_file(self) -> UploadedFile[bytes]:
+        file: UploadedFile[bytes] = self.cleaned_data["file"]
         return file
 
     def clean(self) -> dict[str, Any]:

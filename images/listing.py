@@ -40,7 +40,7 @@ MOST_COUNTED = 100
 
 
 @CharField.register_lookup
-class HasText(Lookup):  # type: ignore[type-arg]
+class HasText(Lookup):
     """Holds the text, in capitals or not; an index of trigrams serves it.
 
     Django's icontains compares UPPER(name), which no such index serves.
@@ -95,7 +95,7 @@ class Found(NamedTuple):
 # Where each branch has what the list is sorted by, and the fields of Found. What the
 # shares know by themselves (0003) is asked of them, so that their indexes serve it.
 OWN = {"date": "created_at", "name": "name", "size": "size", "id": "id"}
-OWN_COLUMNS = (
+OWN_COLUMNS: tuple[str | Value, ...] = (
     *("id", "name", "region_id", "os", "created_at", "size"),
     *("status", "progress", "protected", "origin"),
     *("source_server_id", "source_server_name"),
@@ -107,7 +107,7 @@ ACCEPTED = {
     "size": "image_size",
     "id": "image_id",
 }
-ACCEPTED_COLUMNS = (
+ACCEPTED_COLUMNS: tuple[str | Value, ...] = (
     *("image_id", "image_name", "region_id", "image__os"),
     *("image_created_at", "image_size"),
     *("image__status", "image__progress", "image__protected", "image__origin"),
@@ -160,7 +160,7 @@ def row_of(account: Account, image_id: UUID) -> Found | None:
 
 def counts_of(account: Account) -> dict[str, int]:
     """How many images each region has; beyond MOST_COUNTED it is not counted on."""
-    return dict(_counts().run({"account": account.pk}))  # type: ignore[arg-type]
+    return dict(_counts().run({"account": account.pk}))
 
 
 class Shape(NamedTuple):

@@ -371,8 +371,7 @@ class Image(models.Model):
         it is protected or gone.
         """
         # Locked, so that it is not offered in the meantime: offer() waits.
-        locked = Image.objects.select_for_update(of=["self"]).select_related("blob")
-        image = locked.filter(pk=self.pk).first()
+        image = Image.objects.select_for_update().filter(pk=self.pk).first()
         if image is None:
             raise ImageConflict(f"{self} has been deleted already.")
         if image.protected:
@@ -380,6 +379,7 @@ class Image(models.Model):
                 f"{self} is protected. Switch the protection off under Edit first."
             )
         image.shares.all().revoke(by=by)
+        # Only now: a join would not see a blob that came while we waited for the lock.
         blob = image.blob
         image.delete()
         if blob:

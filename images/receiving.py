@@ -65,7 +65,7 @@ class StoreUploadHandler(FileUploadHandler):
         except StoreError as problem:
             self._give_up(problem)
 
-    def file_complete(self, file_size: int) -> UploadedFile | None:
+    def file_complete(self, file_size: int) -> UploadedFile[bytes] | None:
         """Only now is it known that the whole file has come: a boundary follows it."""
         if self._receiver is None:
             return None

@@ -7,7 +7,7 @@ that breaks, or a process that dies, leaves no row, and a file that the sweep ta
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 from uuid import UUID, uuid4
 
 from django.conf import settings
@@ -61,7 +61,7 @@ def upload(request: AccountRequest) -> HttpResponse:
             answer = _take(request, region, store, handler, upload_id)
         except UnreadablePostError:  # the browser has gone
             answer = HttpResponse(status=400)
-    return cast(HttpResponse, answer)
+    return answer
 
 
 @csrf_protect

@@ -1,3 +1,4 @@
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -193,7 +194,8 @@ COLUMNS = [
 ]
 
 
-class RegionLink(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class RegionLink:
     label: str
     count: str
     url: str

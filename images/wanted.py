@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -81,7 +81,11 @@ def _read_size(key: Any) -> int:
     return key
 
 
-KEY_READERS = {"date": _read_date, "name": _read_name, "size": _read_size}
+KEY_READERS: dict[str, Callable[[Any], Key]] = {
+    "date": _read_date,
+    "name": _read_name,
+    "size": _read_size,
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,15 +4,14 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('images', '0001_initial'),
+        ("images", "0001_initial"),
     ]
 
     operations = [
         migrations.AddField(
-            model_name='image',
-            name='progress',
+            model_name="image",
+            name="progress",
             field=models.PositiveSmallIntegerField(default=0, editable=False),
         ),
     ]

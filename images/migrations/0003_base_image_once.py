@@ -4,15 +4,18 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('accounts', '0002_sign_ins_and_invitations'),
-        ('images', '0002_image_progress'),
+        ("accounts", "0002_sign_ins_and_invitations"),
+        ("images", "0002_image_progress"),
     ]
 
     operations = [
         migrations.AddConstraint(
-            model_name='image',
-            constraint=models.UniqueConstraint(condition=models.Q(('owner__isnull', True)), fields=('region', 'name'), name='images_image_base_once'),
+            model_name="image",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("owner__isnull", True)),
+                fields=("region", "name"),
+                name="images_image_base_once",
+            ),
         ),
     ]

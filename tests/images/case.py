@@ -51,7 +51,7 @@ class StoreMixin:
         settings.enable()
         self.addCleanup(settings.disable)  # type: ignore[attr-defined]
         self.store = store_for("local")
-        super().setUp()
+        super().setUp()  # type: ignore[misc]
 
     def files(self) -> list[str]:
         """Every file the store holds, uploads as well as blobs."""

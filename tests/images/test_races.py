@@ -1,0 +1,104 @@
+"""Two act on an image at the same moment: one of them wins, nothing is left over."""
+
+from functools import partial
+from unittest import mock
+
+from django.conf import settings
+from django.db import transaction
+from django.test import TransactionTestCase, override_settings
+
+from images import tasks
+from images.models import Blob, Image
+from images.stores import Stored
+from sharing.models import ImageShare, ShareEvent
+from tests.factories import AccountFactory, ImageFactory, UserFactory
+from tests.images.case import StoreMixin, work
+from tests.images.stores import corpus
+from tests.images.stores.case import needs_qemu
+from tests.races import at_once
+
+
+def make_image(account, **fields):
+    with transaction.atomic():
+        Image.objects.make_room(account, size=fields.get("size", 0))
+        return Image.objects.create(
+            owner=account,
+            region=account.home_region,
+            name="web",
+            status="saving",
+            origin="upload",
+            **fields,
+        )
+
+
+class RaceTests(TransactionTestCase):
+    def setUp(self):
+        self.acme = AccountFactory.create(name="Acme")
+        self.alice = UserFactory.create(username="alice")
+
+    def limited(self, **limits):
+        return override_settings(IMAGES=settings.IMAGES | limits)
+
+    def test_uploads_at_once_stay_within_the_number_of_images(self):
+        with self.limited(images_per_account=3):
+            done = at_once([partial(make_image, self.acme)] * 8)
+
+        assert done == {"done": 3, "conflict": 5}
+
+    def test_uploads_at_once_stay_within_the_bytes(self):
+        with self.limited(bytes_per_account=250):
+            done = at_once([partial(make_image, self.acme, size=100)] * 8)
+
+        assert done == {"done": 2, "conflict": 6}
+
+    def test_of_simultaneous_deletions_one_wins(self):
+        image = ImageFactory.create(owner=self.acme)
+        image.shares.model.objects.offer(image, to="82000118", by=self.alice)
+        copies = [Image.objects.get(pk=image.pk) for _ in range(6)]
+
+        done = at_once(
+            [partial(copy.delete_with_shares, by=self.alice) for copy in copies]
+        )
+
+        assert done == {"done": 1, "conflict": 5}
+        assert not ImageShare.objects.exists()
+        assert ShareEvent.objects.filter(to_status="").count() == 1
+        assert not Blob.objects.exists()
+
+    def test_an_image_that_is_deleted_as_it_becomes_active_leaves_no_blob(self):
+        stored = Stored("ab" * 32, 10, 10, "raw")
+        for _ in range(5):
+            image = make_image(self.acme)
+            copy = Image.objects.get(pk=image.pk)
+
+            def activate(image=image):
+                with transaction.atomic():
+                    Blob.objects.hold(stored.digest)
+                    image.activate("local", stored)
+
+            done = at_once([activate, partial(copy.delete_with_shares, by=self.alice)])
+
+            assert done["done"] >= 1
+            assert not Image.objects.exists()
+            assert not Blob.objects.exists()
+
+
+@needs_qemu
+class AdmitRaceTests(StoreMixin, TransactionTestCase):
+    def test_two_workers_that_admit_the_same_upload_make_one_blob(self):
+        acme = AccountFactory.create()
+        image = make_image(acme)
+        disk = corpus.raw_mbr(self.folder / "disk")
+        with self.store.receive(image.pk, limit=1 << 30) as receiver:
+            receiver.write(disk.read_bytes())
+            receiver.finish()
+        job = partial(tasks.admit, mock.Mock(job=mock.Mock(attempts=0)), str(image.pk))
+
+        done = at_once([job] * 4)
+        work()
+
+        assert done == {"done": 4}
+        image.refresh_from_db()
+        assert image.status == "active"
+        assert len(self.files()) == 1
+        assert Blob.objects.count() == 1
