@@ -399,11 +399,12 @@ class ImageShare(models.Model):
 NOT_MOVED = {
     ImageShare.Status.PENDING: "This offer is waiting for an answer again.",
     ImageShare.Status.ACCEPTED: (
-        "This image has been accepted in the meantime. Whoever does not want it "
-        "removes it from the Saved Images."
+        "This offer has been answered in the meantime: the image is accepted. Whoever "
+        "does not want it removes it from the Saved Images."
     ),
     ImageShare.Status.REJECTED: (
-        "This image has been rejected. Ask the producer to share it again."
+        "This offer has been answered in the meantime: the image is rejected. Ask the "
+        "producer to share it again."
     ),
 }
 LONG_PENDING = timedelta(days=3)

@@ -184,10 +184,10 @@ class AnswerTests(ConsumerTestCase):
 
     def test_who_is_too_late_gets_the_fresh_state(self):
         for deed, url, sentence in [
-            ("accept", self.accept, "accepted in the meantime"),
-            ("accept", self.reject, "accepted in the meantime"),
-            ("reject", self.accept, "Ask the producer to share it again"),
-            ("reject", self.reject, "Ask the producer to share it again"),
+            ("accept", self.accept, "the image is accepted"),
+            ("accept", self.reject, "the image is accepted"),
+            ("reject", self.accept, "the image is rejected"),
+            ("reject", self.reject, "the image is rejected"),
         ]:
             with self.subTest(deed=deed, url=url):
                 self.share.set_status("pending", by=self.bob)
