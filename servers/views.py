@@ -85,8 +85,8 @@ def detail(request: AccountRequest, server_id: UUID) -> HttpResponse:
     servers = _own(request).select_related("flavor", "image", "image_owner")
     server = servers.filter(pk=server_id).first()
     if server is None:
-        answer = leave_for(request, link(request, "servers:list"))
-        return _gone(request, server_id, answer)
+        gone = render(request, "servers/detail.html#gone")
+        return _gone(request, server_id, gone)
     shown = ServerRow(server)
     if wants_partial(request) and request.GET.get("seen") == shown.version:
         return HttpResponse(status=204)
@@ -108,7 +108,9 @@ def detail(request: AccountRequest, server_id: UUID) -> HttpResponse:
 @require_GET
 @requires(Capability.VIEW_SERVERS)
 def console(request: AccountRequest, server_id: UUID) -> HttpResponse:
-    server = get_object_or_404(_own(request), pk=server_id)
+    server = _own(request).filter(pk=server_id).first()
+    if server is None:
+        return _gone(request, server_id, HttpResponse())
     context = {"nav": "servers", "server": server, **_console_of(server)}
     if wants_partial(request) and request.GET.get("seen") == context["console_seen"]:
         return HttpResponse(status=204)
@@ -119,7 +121,9 @@ def console(request: AccountRequest, server_id: UUID) -> HttpResponse:
 @requires(Capability.VIEW_SERVERS)
 def screen(request: AccountRequest, server_id: UUID) -> HttpResponse:
     """The picture itself; for htmx the element that shows it."""
-    server = get_object_or_404(_own(request), pk=server_id)
+    server = _own(request).filter(pk=server_id).first()
+    if server is None:
+        return _gone(request, server_id, HttpResponse())
     if wants_partial(request):
         context = {"server": server, **_screen_of(server)}
         if request.GET.get("seen") == context["screen_seen"]:

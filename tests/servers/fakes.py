@@ -113,6 +113,18 @@ class FakeStore:
         return Path("/images") / digest
 
 
+USERS = ("tasks", "views", "order_views", "rows")
+
+
+def without_machines(compute: FakeCompute, stack: contextlib.ExitStack) -> None:
+    """Put the fake in the place of the backend, until the stack is closed."""
+    for name in USERS:
+        place = f"servers.{name}.compute_for"
+        stack.enter_context(mock.patch(place, return_value=compute))
+    store = mock.patch("servers.tasks.store_for", return_value=FakeStore())
+    stack.enter_context(store)
+
+
 class FakeComputeMixin:
     """Puts a FakeCompute in the place of the backend, as `self.compute`."""
 
@@ -120,13 +132,5 @@ class FakeComputeMixin:
         super().setUp()  # type: ignore[misc]
         self.compute = FakeCompute()
         with contextlib.ExitStack() as stack:
-            for name in ("servers.tasks", "servers.views", "servers.order_views"):
-                stack.enter_context(self._patched(f"{name}.compute_for"))
-            stack.enter_context(self._patched("servers.rows.compute_for"))
-            stack.enter_context(
-                mock.patch("servers.tasks.store_for", return_value=FakeStore())
-            )
+            without_machines(self.compute, stack)
             self.addCleanup(stack.pop_all().close)  # type: ignore[attr-defined]
-
-    def _patched(self, name: str):
-        return mock.patch(name, return_value=self.compute)

@@ -397,13 +397,17 @@ class DetailTests(ServerViewTestCase):
         self.assertContains(response, "hx-swap-oob")
         self.assertNotContains(response, "<html")
 
-    def test_an_open_page_of_a_deleted_server_leaves_for_the_list(self):
+    def test_an_open_page_of_a_deleted_server_says_so_and_asks_no_more(self):
         server = self.server()
         server.forget()
 
         response = self.get("detail", server.pk, htmx=True)
-        assert response["HX-Redirect"] == self.url("list")
-        assert self.get("detail", server.pk).status_code == 404
+        self.assertContains(response, "has been deleted")
+        self.assertNotContains(response, "hx-trigger")
+        for page in ["console", "screen"]:
+            assert self.get(page, server.pk, htmx=True).content == b""
+        for page in ["detail", "console", "screen"]:
+            assert self.get(page, server.pk).status_code == 404
 
     def test_the_console_is_text_whatever_the_server_writes(self):
         server = self.server()

@@ -1,0 +1,137 @@
+"""Servers, as Bob sees them come, change and go. Machines are left out: what a real
+one does is told in tests/servers/test_story.py.
+"""
+
+import contextlib
+
+import pytest
+from playwright.sync_api import expect
+
+from images.models import Image
+from servers import tasks
+from servers.models import Server
+from tests.factories import ImageFactory, ImageShareFactory
+from tests.servers.factories import FlavorFactory, ServerFactory
+from tests.servers.fakes import FakeCompute, without_machines
+
+
+@pytest.fixture
+def compute():
+    compute = FakeCompute()
+    with contextlib.ExitStack() as stack:
+        without_machines(compute, stack)
+        yield compute
+
+
+@pytest.fixture
+def bob(cast, compute, visit):
+    FlavorFactory.create(id="tiny", ram_mb=64, disk_gb=1)
+    FlavorFactory.create(id="small", ram_mb=512, disk_gb=2)
+    return visit(cast.bob)
+
+
+def test_bob_creates_a_server_and_watches_it_start(cast, compute, bob):
+    ImageFactory.create(owner=None, name="Tiny Linux", min_ram_mb=96)
+    page = bob.go(cast.beta, "servers/create/")
+    bob.field("Server name").fill("web-1")
+    page.get_by_role("radio", name="Tiny Linux").check()
+    # The pages of the selector come and go, and what was typed and chosen stays.
+    expect(page.get_by_role("radio", name="Tiny 64 MB")).to_be_disabled()
+    expect(page.get_by_text("needs at least 96 MB RAM")).to_be_visible()
+    page.get_by_role("radio", name="Small").check()
+    bob.link("Saved Images").last.click()
+    expect(page.get_by_text("This account has no active image")).to_be_visible()
+    expect(page.get_by_role("radio", name="Tiny Linux")).to_be_checked()
+    expect(page.get_by_role("radio", name="Small")).to_be_checked()
+    expect(bob.field("Server name")).to_have_value("web-1")
+
+    # Two clicks make one server, and the password is seen.
+    page.get_by_role("button", name="Create Server").dblclick()
+    expect(page.get_by_role("heading", name="web-1 is being built")).to_be_visible()
+    expect(page.locator(".secret")).not_to_be_empty()
+    server = Server.objects.get()
+
+    bob.link("Go to the server").click()
+    state = page.locator("#server-state .state")
+    expect(state).to_have_text("Building")
+    tasks.build(server_id=str(server.pk))
+    compute.consoles[server.pk] = "Hello from the machine"
+    expect(state).to_have_text("Active")
+    expect(page.get_by_text("Hello from the machine")).to_be_visible()
+    expect(page.locator("#server-events")).to_contain_text("Running")
+
+
+def test_an_image_of_the_gear_is_chosen_and_comes_with_advice(cast, bob):
+    ImageShareFactory.create(image=cast.image, consumer=cast.beta, accepted=True)
+    page = bob.go(cast.beta)
+    bob.choose_from_gear(cast.image, "Create Server with Image")
+
+    expect(page.get_by_role("radio", name=cast.image.name)).to_be_checked()
+    expect(page.get_by_text("A shared image is a nonstandard image")).to_be_visible()
+
+
+def test_the_search_finds_as_bob_types_and_keeps_the_focus(cast, bob):
+    for name in ["apple", "pear"]:
+        ImageFactory.create(owner=None, name=name)
+    page = bob.go(cast.beta, "servers/create/")
+    search = page.get_by_role("searchbox")
+    search.press_sequentially("pea")
+
+    expect(page.get_by_role("radio", name="apple")).to_have_count(0)
+    expect(page.get_by_role("radio", name="pear")).to_be_visible()
+    expect(search).to_be_focused()
+    assert "q=pea" in page.url
+
+
+def test_another_region_has_other_images(cast, bob):
+    ImageFactory.create(owner=None, name="Near")
+    far = ImageFactory.create(owner=None, name="Far")
+    Image.objects.filter(pk=far.pk).update(region="LON")
+    page = bob.go(cast.beta, "servers/create/")
+    page.get_by_role("radio", name="Near").check()
+    page.get_by_label("Region").select_option("LON")
+
+    expect(page.get_by_role("radio", name="Far")).to_be_visible()
+    expect(page.get_by_role("radio", name="Near")).to_have_count(0)
+
+
+def test_a_row_changes_and_goes_by_itself(cast, bob):
+    server = ServerFactory.create(account=cast.beta, name="web-1", active=True)
+    page = bob.go(cast.beta, "servers/")
+    bob.choose_from_gear(server, "Power off")
+    bob.button("Power off").click()
+
+    expect(bob.row("web-1")).to_contain_text("Powering off")
+    tasks.power_off(server_id=str(server.pk))
+    expect(bob.row("web-1")).to_contain_text("Shut off")
+
+    bob.choose_from_gear(server, "Delete")
+    bob.button("Delete").click()
+    expect(bob.row("web-1")).to_contain_text("Deleting")
+    tasks.delete(server_id=str(server.pk))
+    expect(page.get_by_role("link", name="web-1")).to_have_count(0)
+
+
+def test_a_deed_that_comes_too_late_says_so_in_the_dialog(cast, bob):
+    server = ServerFactory.create(account=cast.beta, name="web-1", active=True)
+    bob.go(cast.beta, f"servers/{server.pk}/")
+    bob.page.get_by_role("button", name="Actions").click()
+    bob.link("Reboot").click()
+    server.power_off(by=cast.alice)
+    bob.button("Reboot").click()
+
+    expect(bob.dialog.get_by_role("alert").last).to_contain_text(
+        "Powering off is under way"
+    )
+
+
+def test_the_page_of_a_server_that_is_deleted_elsewhere_says_so(cast, bob):
+    server = ServerFactory.create(account=cast.beta, active=True)
+    page = bob.go(cast.beta, f"servers/{server.pk}/")
+    server.delete_later(by=cast.bob)
+    tasks.delete(server_id=str(server.pk))
+
+    expect(page.get_by_text("This server has been deleted")).to_be_visible(
+        timeout=25_000
+    )
+    expect(page.locator("#console")).to_have_count(0)
