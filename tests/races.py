@@ -10,8 +10,6 @@ from django.db import connection
 
 from controlpanel.http import Conflict, TooMany
 
-OUTCOMES = {Conflict: "conflict", PermissionDenied: "refused", TooMany: "too many"}
-
 
 def at_once(deeds: list[Callable[[], object]]) -> Counter[str]:
     """How the deeds ended, that all began together."""
@@ -21,10 +19,12 @@ def at_once(deeds: list[Callable[[], object]]) -> Counter[str]:
         try:
             barrier.wait()
             deed()
-        except tuple(OUTCOMES) as refusal:
-            return next(
-                name for kind, name in OUTCOMES.items() if isinstance(refusal, kind)
-            )
+        except Conflict:
+            return "conflict"
+        except TooMany:
+            return "too many"
+        except PermissionDenied:
+            return "refused"
         finally:
             connection.close()
         return "done"

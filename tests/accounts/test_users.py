@@ -47,9 +47,7 @@ class UserListTests(UserManagementTestCase):
         self.assertContains(self.client.get(self.url("users")), "none any more")
 
     def test_many_users_are_paged_at_the_same_cost(self):
-        with self.assertNumQueries(
-            5
-        ):  # sign-in; gate; users; invitations; offers
+        with self.assertNumQueries(5):  # sign-in; gate; users; invitations; offers
             self.client.get(self.url("users"))
         for _ in range(40):
             UserFactory.create(roles=[(self.acme, Role.OBSERVER)])
