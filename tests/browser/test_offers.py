@@ -67,8 +67,8 @@ class NotificationTests:
         ("place", "region", "shows"),
         [
             (SAVED_IMAGES, "All Regions (Global)", True),
-            (SAVED_IMAGES, "Northern Virginia (IAD)", True),
-            (SAVED_IMAGES, "London (LON)", False),
+            (SAVED_IMAGES, "Northern Virginia", True),
+            (SAVED_IMAGES, "London", False),
             (CREATE_SERVER, "Northern Virginia (IAD)", True),
             (CREATE_SERVER, "London (LON)", False),
         ],
@@ -219,9 +219,6 @@ class AcceptedTests:
     def test_report_image(self, bob, cast, accepted):
         bob.go(cast.beta)
         bob.choose_from_gear(cast.image, "Report Image")
-        bob.button("Report Image").click()
-        expect(bob.dialog).to_contain_text("Choose what is wrong.")
-
         bob.dialog.get_by_role("radio").first.check()
         bob.field("What did you see?").fill("A strange user in /etc/passwd")
         bob.button("Report Image").click()

@@ -10,8 +10,8 @@ from playwright.sync_api import expect
 
 # A conflict and a form with errors: answers that the pages show.
 SHOWN = {409, 413, 422}
-# How the console tells of an answer, which is judged by its status instead.
-ANSWER = "Failed to load resource: the server responded"
+# How Chromium and htmx tell of an answer, which is judged by its status instead.
+ANSWERS = ("Failed to load resource: the server responded", "Response Status Error")
 
 
 class Visitor:
@@ -120,7 +120,7 @@ class Visitor:
         self.page.get_by_role("radio", name=label).check()
 
     def _hear(self, message):
-        if message.type in {"error", "warning"} and not message.text.startswith(ANSWER):
+        if message.type in {"error", "warning"} and not message.text.startswith(ANSWERS):
             self.faults.append(f"{message.type} on {message.page.url}: {message.text}")
 
     def _judge(self, response):
