@@ -469,6 +469,21 @@ class NotificationTests(ConsumerTestCase):
 
         self.assertNotContains(self.notifications(), "Acme")
 
+    def test_saved_images_and_create_server_show_it_for_their_region(self):
+        RegionFactory.create(code="LON")
+        create = reverse("servers:create", args=[self.beta.number])
+        for page, shown in [
+            (self.list, 1),
+            (f"{self.list}?region=IAD", 1),
+            (f"{self.list}?region=LON", 0),
+            (create, 1),  # the home region
+            (f"{create}?region=IAD", 1),
+            (f"{create}?region=LON", 0),
+        ]:
+            with self.subTest(page=page):
+                response = self.client.get(page)
+                self.assertContains(response, "<bdi>Acme</bdi>", count=shown)
+
     def test_names_in_any_script_keep_to_themselves(self):
         Account.objects.filter(pk=self.acme.pk).update(name="شركة <b>")
 
