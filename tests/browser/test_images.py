@@ -13,7 +13,6 @@ from tests.factories import ImageFactory, RegionFactory
 from tests.images.stores import corpus
 from tests.images.stores.case import needs_qemu
 
-
 # The disk takes a second or two with it.
 SLOW = {
     "offline": False,
@@ -60,9 +59,7 @@ class UploadTests:
         alice.field("File").set_input_files(path)
         alice.button("Upload Image").click()
 
-        expect(
-            alice.page.get_by_role("heading", name="Debian für Zoë")
-        ).to_be_visible()
+        expect(alice.page.get_by_role("heading", name="Debian für Zoë")).to_be_visible()
         expect(alice.page.locator("#image-facts")).to_contain_text("Saving")
         work()
         expect(alice.page.locator("#image-facts")).to_contain_text("Active")
@@ -213,7 +210,9 @@ class ListTests:
         alice.button("Delete").click()
 
         expect(alice.messages).to_contain_text("web-golden has been deleted.")
-        expect(alice.page.get_by_role("heading", name="No saved images")).to_be_visible()
+        expect(
+            alice.page.get_by_role("heading", name="No saved images")
+        ).to_be_visible()
 
     def test_an_image_on_its_way_is_followed_in_the_list(self, alice, cast):
         Image.objects.filter(pk=cast.image.pk).update(status="saving")

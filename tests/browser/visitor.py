@@ -120,7 +120,9 @@ class Visitor:
         self.page.get_by_role("radio", name=label).check()
 
     def _hear(self, message):
-        if message.type in {"error", "warning"} and not message.text.startswith(ANSWERS):
+        if message.type in {"error", "warning"} and not message.text.startswith(
+            ANSWERS
+        ):
             self.faults.append(f"{message.type} on {message.page.url}: {message.text}")
 
     def _judge(self, response):
