@@ -254,7 +254,7 @@ class Account(models.Model):
 
     def _lock(self) -> None:
         # So that two owners cannot take the role from one another at once.
-        Account.objects.select_for_update().get(pk=self.pk)
+        Account.objects.select_for_update(no_key=True).get(pk=self.pk)
 
     def _keep_an_owner_without(self, user: User) -> None:
         """Raise Conflict if the user is the last owner; the caller holds the lock."""
