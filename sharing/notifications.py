@@ -1,14 +1,31 @@
 """The notification of pending offers, above Saved Images and in Create Server."""
 
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
+from uuid import UUID
 
-from django.db import models
-
-from accounts.access import AccountRequest
+from accounts.access import AccountRequest, link
+from controlpanel.prepared import Gap, Prepared
+from images.figures import date_text
 from sharing.models import ImageShare
 from sharing.offers import offers_of
 
 SHOWN = 3
+ANY_SHARE = UUID(int=0)
+
+
+class Notice(NamedTuple):
+    """An offer as the notification tells it, in texts that are ready to print."""
+
+    id: str
+    url: str
+    producer: str
+    producer_number: str
+    image: str
+    region: str
+    created: str
+    created_iso: str
+    message: str
 
 
 def notifications_of(
@@ -17,20 +34,54 @@ def notifications_of(
     """The offers of a region, or of all when none is given, the newest by name."""
     offers = offers_of(request)
     count = offers.count_in(region) if offers else ""
-    shares: list[ImageShare] = []
-    if count:  # the header's count spares most pages a query
-        pending = ImageShare.objects.pending().received_by(request.account)
-        pending = pending.filter(region=region) if region else pending
-        shares = list(
-            pending.select_related("image__owner", "region")
-            .order_by("-created_at", "-pk")
-            .fetch_mode(models.FETCH_RAISE)[:SHOWN]
-        )
+    # The header's count spares most pages a query.
+    notices = _notices(request, region, place) if count else []
     return {
         "request": request,
         "count": count,
-        "shares": shares,
-        "has_more": count != str(len(shares)),
+        "notices": notices,
+        "has_more": count != str(len(notices)),
         "place": place,
         "region_code": region or "all",
     }
+
+
+def _notices(request: AccountRequest, region: str | None, place: str) -> list[Notice]:
+    labels = {each.code: each.label for each in request.regions}
+    url = link(request, "sharing:offer", ANY_SHARE)
+    url += f"{'&' if '?' in url else '?'}place={place}"
+    rows = _newest(in_region=region is not None).run(
+        {"account": request.account.pk, "region": region}
+    )
+    return [
+        Notice(
+            id=str(share_id),
+            url=url.replace(str(ANY_SHARE), str(share_id)),
+            producer=producer,
+            producer_number=number,
+            image=image,
+            region=labels.get(code, code),
+            created=date_text(created_at),
+            created_iso=created_at.isoformat(),
+            message=message,
+        )
+        for share_id, producer, number, image, code, created_at, message in rows
+    ]
+
+
+@cache
+def _newest(*, in_region: bool) -> Prepared:
+    pending = ImageShare.objects.pending().filter(consumer=Gap("account"))
+    if in_region:
+        pending = pending.filter(region=Gap("region"))
+    return Prepared(
+        pending.order_by("-created_at", "-pk").values_list(
+            "pk",
+            "image__owner__name",
+            "image__owner",
+            "image_name",
+            "region",
+            "created_at",
+            "message",
+        )[:SHOWN]
+    )
