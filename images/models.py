@@ -352,7 +352,9 @@ class Image(models.Model):
     def fail(self, reason: str) -> None:
         """The data is of no use; the reason is a sentence for the user."""
         waiting = {self.Status.QUEUED, self.Status.SAVING}
-        self._move(self.Status.ERROR, waiting, status_reason=reason[:500])
+        # It takes no room, so it does not count against the quota either.
+        nothing = {"size": 0, "virtual_size": 0}
+        self._move(self.Status.ERROR, waiting, status_reason=reason[:500], **nothing)
 
     def _move(self, status: Status, allowed: set[Status], **changes: object) -> None:
         # The WHERE clause is the guard: of two workers only one moves the image on.

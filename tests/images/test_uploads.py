@@ -183,6 +183,37 @@ class BadUploadTests(UploadTestCase):
         self.assertContains(response, "no room left", status_code=422)
         self.assert_nothing_is_left()
 
+    def test_a_disk_that_is_full_in_the_end(self):
+        full = StoreFull("There is no room left for images at the moment.")
+        with mock.patch(
+            "images.stores.receiving.LocalReceiver.finish", side_effect=full
+        ):
+            response = self.upload()
+
+        self.assertContains(response, "no room left", status_code=422)
+        self.assert_nothing_is_left()
+
+    def test_a_disk_that_is_full_already(self):
+        with mock.patch("images.stores.local.LocalStore.free_bytes", return_value=0):
+            response = self.upload()
+
+        self.assertContains(response, "no room left", status_code=409)
+        self.assert_nothing_is_left()
+
+    def test_a_store_that_takes_nothing(self):
+        trouble = StoreError("This image is being uploaded already.")
+        with mock.patch("images.stores.local.LocalStore.receive", side_effect=trouble):
+            response = self.upload()
+
+        self.assertContains(response, "being uploaded already", status_code=422)
+        self.assert_nothing_is_left()
+
+    def test_of_two_files_the_first_counts_and_of_other_fields_none(self):
+        data = {"file": [self.disk(), self.disk()], "other": self.disk(), "name": "web"}
+
+        assert self.client.post(self.url("upload"), data).status_code == 302
+        assert len(self.files()) == 1
+
     def test_a_connection_that_breaks(self):
         read = LimitedStream.read
 
