@@ -8,13 +8,14 @@ row's own, and the gaps are filled for each row. The look stays in the template.
 from __future__ import annotations
 
 import re
+from html import escape  # Django's takes four times as long
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.conf import settings
 from django.template.loader import get_template
 from django.urls import NoReverseMatch, reverse
-from django.utils.html import escape, format_html
+from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
 
 from accounts.access import AccountRequest
