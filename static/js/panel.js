@@ -55,6 +55,17 @@
     opener = null;
   });
 
+  // ---- Focus: what is swapped away while it has the focus hands it on.
+  let focused = null;
+  document.addEventListener("focusin", (event) => {
+    focused = event.target;
+  });
+  document.addEventListener("htmx:afterSwap", () => {
+    if (!focused || focused.isConnected || document.activeElement !== document.body) return;
+    const heir = (focused.id && $(`#${CSS.escape(focused.id)}`)) || $("#main");
+    heir?.focus({ preventScroll: true });
+  });
+
   // ---- Menus: arrows walk through an open one.
   document.addEventListener("keydown", (event) => {
     const menu = event.target.closest?.(".menu");

@@ -3,6 +3,7 @@
 The pages come from the table of all URLs, so that a new one is looked at too.
 """
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from uuid import uuid4
@@ -212,16 +213,19 @@ def test_the_doors(seat, world):
 def test_the_pages_that_say_no(seat, world):
     alice, found = seat(world.alice), []
     told = {"message": "A sentence.", "missing": "Sharing needs it.", "holders": [LONG]}
-    for name in PAGES:
-        status = int(name[:3])
-        html = render(name, **told)
-        alice.page.route(
-            f"**/{name}/",
-            lambda route, status=status, html=html: route.fulfill(
-                status=status, content_type="text/html; charset=utf-8", body=html
-            ),
+
+    def answer(route):
+        name = route.request.url.split("/")[-2]
+        route.fulfill(
+            status=int(name[:3]),
+            content_type="text/html; charset=utf-8",
+            body=render(name, **told),
         )
+
+    alice.page.route(re.compile(f"/({'|'.join(PAGES)})/$"), answer)
+    for name in PAGES:
         alice.page.goto(f"/{name}/")
+        expect(alice.page.get_by_role("heading", level=1)).to_be_visible()
         found += faults_of(alice.page)
     alice.page.goto(f"/{world.acme}/images/{uuid4()}/")
     found += faults_of(alice.page)
@@ -235,7 +239,7 @@ def test_forms_with_errors(seat, world):
         f"/{world.acme}/images/upload/": "Upload Image",
         f"/{world.acme}/images/{world.image}/edit/": "Save",
         f"/{world.beta}/servers/create/": "Create Server",
-        f"/{world.acme}/users/": "Invite",
+        f"/{world.acme}/users/invite/": "Invite",
     }.items():
         alice.page.goto(url)
         # Otherwise the browser itself would keep an empty form back.
