@@ -204,7 +204,8 @@ class RegionLink:
 
 def _region_choices(request: AccountRequest, wanted: Wanted) -> list[RegionLink]:
     counts = counts_of(request.account)
-    everywhere = Wanted(None, wanted.text, wanted.sort)
+    # Not with the search: it changes as one types, and these links do not.
+    everywhere = Wanted(None, sort=wanted.sort)
     choices = [
         RegionLink(
             "All Regions (Global)",
@@ -214,7 +215,7 @@ def _region_choices(request: AccountRequest, wanted: Wanted) -> list[RegionLink]
         )
     ]
     for region in request.regions:
-        there = Wanted(region, wanted.text, wanted.sort)
+        there = Wanted(region, sort=wanted.sort)
         chosen = region == request.region
         count = _capped(counts.get(region.code, 0))
         choices.append(RegionLink(region.name, count, there.query(), chosen))
