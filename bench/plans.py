@@ -146,7 +146,7 @@ def _image_not_shared_with_the_consumer() -> Any:
 
 def _share_of(cast: Cast) -> str:
     shares = ImageShare.objects.filter(consumer_number=cast.consumer)
-    return str(shares.get(image=cast.image).pk)
+    return str(shares.get(image_id=cast.image).pk)
 
 
 def _what_the_header_shows() -> str:

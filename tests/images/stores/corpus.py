@@ -223,7 +223,7 @@ def entry_of_cluster(path: Path, cluster: int) -> int:
     """Where in a qcow2 file the table's entry of one of its first clusters lies."""
     content = path.read_bytes()
     (level_one,) = struct.unpack(">Q", content[40:48])
-    (level_two,) = struct.unpack(">Q", content[level_one : level_one + 8])
+    level_two = int.from_bytes(content[level_one : level_one + 8])
     return (level_two & ((1 << 56) - 512)) + 8 * cluster
 
 

@@ -138,10 +138,10 @@ class FullDiskTests(StoreCase):
         super().setUp()
         root = self.folder / "store"
         root.mkdir()
-        mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", root]
+        mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(root)]
         if os.geteuid() or subprocess.run(mount, check=False).returncode:
             self.skipTest("mounting a small disk needs root")
-        self.addCleanup(subprocess.run, ["umount", root], check=True)
+        self.addCleanup(subprocess.check_call, ["umount", str(root)])
 
     def test_an_upload_larger_than_the_disk_leaves_nothing(self):
         with pytest.raises(StoreFull):
