@@ -1,7 +1,7 @@
 """The gate of every page of an account, and the links between such pages."""
 
 from collections.abc import Callable
-from functools import wraps
+from functools import lru_cache, wraps
 from typing import Any, cast
 
 from django.core.exceptions import PermissionDenied
@@ -77,8 +77,11 @@ def requires(capability: Capability) -> Callable[[View], View]:
 def link(request: AccountRequest, view: str, *args: object) -> str:
     """The address of a page of the same account, narrowed to the same region."""
     region = getattr(request, "region", None)
-    return reverse(
-        view,
-        args=[request.account.number, *args],
-        query={"region": region.code} if region else None,
-    )
+    path = address(view, request.account.number, *args)
+    return f"{path}?region={region.code}" if region else path
+
+
+@lru_cache(maxsize=4096)
+def address(view: str, *args: object) -> str:
+    """As reverse(); kept, since a page has the same links each time it is asked for."""
+    return reverse(view, args=args)

@@ -19,7 +19,7 @@ from images.figures import size_text
 from sharing.forms import ReportForm
 from sharing.models import ImageReport, ImageShare, ShareConflict, ShareEvent
 from sharing.notifications import notifications_of
-from sharing.offers import offers_of, pending_offers
+from sharing.offers import draw_offers, offers_of, pending_offers
 
 OFFERS_A_PAGE = 25
 
@@ -39,7 +39,10 @@ def offers(request: AccountRequest, account_number: str) -> HttpResponse:
 
 @requires(Capability.VIEW_IMAGES)
 def _show_count(request: AccountRequest) -> HttpResponse:
-    response = render(request, "_offers.html", {"offers": offers_of(request)})
+    offers = offers_of(request)
+    response = HttpResponse(
+        draw_offers(request.account.number, offers) if offers else ""
+    )
     return trigger_client_event(response, "offers-changed")
 
 

@@ -4,7 +4,7 @@ from functools import cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from accounts.access import AccountRequest, link
+from accounts.access import AccountRequest, address, link
 from controlpanel.prepared import Gap, Prepared
 from images.figures import date_text
 from sharing.models import ImageShare
@@ -38,6 +38,8 @@ def notifications_of(
     notices = _notices(request, region, place) if count else []
     return {
         "request": request,
+        "reload_url": address("sharing:notifications", request.account.number),
+        "list_url": address("sharing:offers-list", request.account.number),
         "count": count,
         "notices": notices,
         "has_more": count != str(len(notices)),

@@ -1,12 +1,18 @@
 """How many images wait for an account's answer: cheap, since every page asks."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
+from django.conf import settings
 from django.db import connection
+from django.template.loader import render_to_string
+from django.utils.safestring import SafeString
 
 from accounts.access import AccountRequest
 from accounts.models import User
 from accounts.permissions import Capability, roles_giving
+from controlpanel.context import product
 from sharing.versions import version_of
 
 # A count is exact up to this; beyond it, "100+".
@@ -57,13 +63,13 @@ class RegionOffers:
         return _capped([self])
 
 
+@dataclass(frozen=True)
 class Offers:
     """The pending shares of an account, counted by region."""
 
-    def __init__(self, regions: list[RegionOffers], version: str) -> None:
-        self.regions = regions
-        # Pages send it back to ask whether anything has changed.
-        self.version = version
+    regions: tuple[RegionOffers, ...]
+    # Pages send it back to ask whether anything has changed.
+    version: str
 
     @property
     def count(self) -> str:
@@ -74,7 +80,7 @@ class Offers:
         return _capped([r for r in self.regions if code in {None, r.code}])
 
 
-def _capped(regions: list[RegionOffers]) -> str:
+def _capped(regions: Sequence[RegionOffers]) -> str:
     number = sum(min(region.number, MOST) for region in regions)
     more = any(region.number > MOST for region in regions)
     return f"{number}+" if more else str(number or "")
@@ -95,8 +101,20 @@ def pending_offers(number: str, user: User) -> Offers | None:
         rows = cursor.fetchall()
     if not rows:
         return None
-    regions = [RegionOffers(code, name, n) for code, name, n, _ in rows if code]
+    regions = tuple(RegionOffers(code, name, n) for code, name, n, _ in rows if code)
     return Offers(regions, version_of(rows))
+
+
+def draw_offers(number: str, offers: Offers) -> SafeString:
+    """The header's count; every page shows it, so it is drawn once a version."""
+    draw = _draw.__wrapped__ if settings.DEBUG else _draw
+    return draw(number, offers)
+
+
+@lru_cache(maxsize=4096)
+def _draw(number: str, offers: Offers) -> SafeString:
+    context = {**product(), "number": number, "offers": offers}
+    return render_to_string("_offers.html", context)
 
 
 _ROLES = [str(role) for role in roles_giving(Capability.VIEW_IMAGES)]

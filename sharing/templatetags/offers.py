@@ -7,22 +7,18 @@ from accounts.permissions import Capability
 from images.models import Image
 from sharing import sections
 from sharing.notifications import notifications_of
-from sharing.offers import offers_of
+from sharing.offers import draw_offers, offers_of
 
 register = template.Library()
 
 
-@register.inclusion_tag("_offers.html", takes_context=True)
-def offer_count(context: Context) -> dict[str, Any]:
+@register.simple_tag(takes_context=True)
+def offer_count(context: Context) -> str:
     """The header's count of offers over all regions, for who may see them."""
     request = context["request"]
     may_see = Capability.VIEW_IMAGES in request.capabilities
-    return {
-        "request": request,
-        "icons": context["icons"],
-        "offers": offers_of(request) if may_see else None,
-        "may_see": may_see,
-    }
+    offers = offers_of(request) if may_see else None
+    return draw_offers(request.account.number, offers) if offers else ""
 
 
 @register.inclusion_tag("sharing/notifications.html", takes_context=True)
