@@ -56,7 +56,7 @@ def browser_type_launch_args():
     chromium = shutil.which("chromium", path=f"{sys.prefix}/bin:{os.environ['PATH']}")
     if chromium:
         return {"executable_path": chromium, "args": FLAGS}
-    reason = "there is no Chromium: apt-get install chromium"
+    reason = "there is no Chromium: apt-get install chromium, or REQUIRE_BROWSER=false"
     if os.environ.get("REQUIRE_BROWSER") == "true":
         pytest.fail(reason)
     pytest.skip(reason)

@@ -63,6 +63,7 @@ class UploadTests:
         expect(alice.page.locator("#image-facts")).to_contain_text("Saving")
         work()
         expect(alice.page.locator("#image-facts")).to_contain_text("Active")
+        alice.page.wait_for_load_state()
 
         alice.page.get_by_role("button", name="Actions for").click()
         with alice.page.expect_download() as downloading:

@@ -34,12 +34,13 @@ def test_sign_in_leads_to_the_page_asked_for(without_scripts, cast):
     bob.field("Username").fill("bob")
     bob.field("Password").fill("wrong")
     bob.button("Sign in").click()
-    expect(bob.page.get_by_role("alert")).to_contain_text("correct username")
+    alert = bob.page.get_by_role("alert").filter(has_text="correct username")
+    expect(alert).to_be_visible()
 
     bob.field("Password").fill(PASSWORD)
     bob.button("Sign in").click()
 
-    expect(bob.page.get_by_role("heading", name="Saved Images")).to_be_visible()
+    expect(bob.page.get_by_role("heading", name="No saved images yet")).to_be_visible()
     assert bob.page.url.endswith(f"/{cast.beta.number}/images/")
 
 
