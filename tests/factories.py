@@ -47,7 +47,7 @@ class AccountFactory(DjangoModelFactory[Account]):
 class UserFactory(DjangoModelFactory[User]):
     """A user, with UserFactory(roles=[(account, role), ...]) also the roles given.
 
-    UserFactory(password=PASSWORD) can sign in by the form; Argon2 makes it slow.
+    UserFactory(password=PASSWORD) can sign in by the form.
     """
 
     class Meta:

@@ -11,6 +11,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from django.conf import settings
 
 from tools.postgres import Postgres
 
@@ -44,6 +45,12 @@ def pytest_load_initial_conftests() -> Generator[None, None, None]:
     except BaseException:
         pytest_unconfigure()
         raise
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure() -> None:
+    # Argon2 is slow on purpose. One test sees to it that the panel uses it.
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 
 def pytest_unconfigure() -> None:

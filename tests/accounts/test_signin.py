@@ -11,6 +11,7 @@ from accounts.agents import agent_name
 from accounts.models import Session, User
 from accounts.permissions import Role
 from accounts.signin import client_address
+from controlpanel import settings as production
 from tests.factories import PASSWORD, AccountFactory, UserFactory
 
 LINUX_FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
@@ -84,7 +85,14 @@ class LoginTests(SignInTestCase):
         assert len(seen) == 1
 
     def test_passwords_are_kept_by_argon2(self):
-        assert self.alice.password.startswith("argon2$argon2id$")
+        # The tests themselves run with a quicker hasher, see tools/pytest_postgres.py.
+        with self.settings(PASSWORD_HASHERS=production.PASSWORD_HASHERS):
+            self.alice.set_password(NEW)
+            self.alice.save()
+            assert self.alice.password.startswith("argon2$argon2id$")
+            self.assertRedirects(
+                self.sign_in(password=NEW), reverse("home"), target_status_code=302
+            )
 
     def test_signing_out_needs_a_post_and_ends_the_session(self):
         self.sign_in()

@@ -7,7 +7,6 @@ from django.conf import settings
 from django.contrib.auth.hashers import MD5PasswordHasher
 from django.core import mail, signing
 from django.db import connection
-from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from procrastinate.contrib.django.models import ProcrastinateJob
@@ -21,10 +20,6 @@ from tests.cast import CastTestCase
 from tests.factories import PASSWORD, ImageFactory, ImageShareFactory, UserFactory
 from tests.sharing.test_producer import ANSWERS, HTMX, limits
 
-QUICK = override_settings(
-    PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"]
-)
-
 
 def without_token(response):
     """The page, without what differs each time it is drawn."""
@@ -32,17 +27,15 @@ def without_token(response):
     return re.sub('name="csrfmiddlewaretoken" value="[^"]+"', "", page)
 
 
-@QUICK
 class AccessTestCase(CastTestCase):
     @classmethod
     def setUpTestData(cls):
         super().setUpTestData()
-        with QUICK:
-            cls.dora = UserFactory.create(
-                username="dora",
-                password=PASSWORD,
-                roles=[(cls.beta, Role.IMAGES_ADMIN)],
-            )
+        cls.dora = UserFactory.create(
+            username="dora",
+            password=PASSWORD,
+            roles=[(cls.beta, Role.IMAGES_ADMIN)],
+        )
 
     def setUp(self):
         args = [self.acme.number, self.image.pk]
