@@ -125,7 +125,7 @@ class AnswerTests:
     def test_accept(self, bob, cast, offer, place):
         bob.go(cast.beta, place)
         bob.review(cast.image)
-        expect(bob.dialog).to_contain_text("non-standard")
+        expect(bob.dialog).to_contain_text("nonstandard")
         bob.button("Accept").click()
 
         expect(bob.dialog).to_be_hidden()

@@ -65,7 +65,7 @@ class OfferTests(ConsumerTestCase):
             "<bdi>Acme</bdi>", self.acme.number, "For our club", self.image.name,
             "Northern Virginia", "Debian 13", "A quiet system", "club", "3 GB disk",
             "96 MB RAM", blob.digest, blob.disk_format, str(self.image.pk),
-            "The account declared on", "non-standard", "/etc/passwd", "SSH keys",
+            "The account declared on", "nonstandard", "/etc/passwd", "SSH keys",
             "people you trust", "Report Image",
             ">Accept</button>", ">Reject</button>", "data-close>Close</a>",
         ]:  # fmt: skip
@@ -311,7 +311,7 @@ class ImageDetailTests(ConsumerTestCase):
 
         for text in [
             "Shared by <bdi>Acme</bdi>", self.acme.number, "The account declared on",
-            "/etc/passwd", "non-standard", "Accepted", "by <bdi>bob</bdi>",
+            "/etc/passwd", "nonstandard", "Accepted", "by <bdi>bob</bdi>",
             self.url("remove", self.image.pk), self.url("report", self.image.pk),
         ]:  # fmt: skip
             with self.subTest(text=text):
