@@ -101,7 +101,7 @@ class GuardianTests(CastTestCase):
                     for role in choose.sample(list(Role), choose.randrange(4))
                 ],
             )
-            for n in range(40)
+            for n in range(12)
         ]
         for user in users:
             opened = {

@@ -14,14 +14,11 @@ import pytest
 from servers.compute.base import ImageFile, PowerState, ServerSpec
 from servers.compute.launch import QemuSettings
 from servers.compute.qemu import QemuCompute
+from tests.places import places
 from tests.servers.compute import guest
 from tests.servers.compute.region import RegionTestCase, needs_qemu
 
 pytestmark = [pytest.mark.qemu, needs_qemu]
-
-# At how many places, spread over all lines that run, the worker is killed. A higher
-# number takes longer and is for changes of the backend.
-PLACES = int(os.environ.get("RECOVERY_PLACES", "5"))
 
 
 def work_until(line, verb, folder, image, server_id, target):
@@ -88,8 +85,7 @@ class KilledWorkerTests(RegionTestCase):
         spec = prepare()
         lines = self.work(verb, spec)
         settle(spec)
-        for place in range(PLACES):
-            line = 1 + place * (lines - 1) // max(1, PLACES - 1)
+        for line in places(lines):
             with self.subTest(verb=verb, line=line):
                 spec = prepare()
                 self.work(verb, spec, line)
