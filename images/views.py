@@ -11,6 +11,7 @@ from django_htmx.http import HttpResponseClientRefresh
 
 from accounts.access import AccountRequest, link, requires
 from accounts.permissions import Capability
+from controlpanel.drawn import draw
 from controlpanel.http import leave_for, render_page, wants_partial
 from images.figures import date_text, size_text
 from images.forms import ImageForm
@@ -33,7 +34,10 @@ def image_list(request: AccountRequest) -> HttpResponse:
     context: dict[str, Any] = {
         "nav": "images",
         "wanted": wanted,
-        "heads": [Head.of(wanted, *column) for column in COLUMNS],
+        "head": draw(
+            "images/image_list.html#image-heads",
+            heads=tuple(Head.of(wanted, *column) for column in COLUMNS),
+        ),
         "rows": [rows.write(found) for found in page.rows],
         "before": wanted.query(cursor=page.before) if page.before else "",
         "after": wanted.query(cursor=page.after) if page.after else "",
@@ -43,7 +47,10 @@ def image_list(request: AccountRequest) -> HttpResponse:
     if wants_partial(request):
         context["oob"] = bool(complaints)
     else:
-        context["choices"] = _region_choices(request, wanted)
+        context["choices"] = draw(
+            "images/image_list.html#region-choices",
+            choices=_region_choices(request, wanted),
+        )
     template = "images/image_list.html"
     return render_page(request, template, context, partial="image-table")
 
@@ -202,7 +209,7 @@ class RegionLink:
     is_chosen: bool
 
 
-def _region_choices(request: AccountRequest, wanted: Wanted) -> list[RegionLink]:
+def _region_choices(request: AccountRequest, wanted: Wanted) -> tuple[RegionLink, ...]:
     counts = counts_of(request.account)
     # Not with the search: it changes as one types, and these links do not.
     everywhere = Wanted(None, sort=wanted.sort)
@@ -219,7 +226,7 @@ def _region_choices(request: AccountRequest, wanted: Wanted) -> list[RegionLink]
         chosen = region == request.region
         count = _capped(counts.get(region.code, 0))
         choices.append(RegionLink(region.name, count, there.query(), chosen))
-    return choices
+    return tuple(choices)
 
 
 def _capped(count: int) -> str:

@@ -16,9 +16,10 @@ from accounts.access import AccountRequest, link, requires
 from accounts.permissions import Capability
 from controlpanel.http import TooMany, leave_for, render_page, wants_partial
 from images.figures import size_text
+from images.wanted import read_date
 from sharing.forms import ReportForm
 from sharing.models import ImageReport, ImageShare, ShareConflict, ShareEvent
-from sharing.notifications import notifications_of
+from sharing.notifications import draw_notifications
 from sharing.offers import draw_offers, offers_of, pending_offers
 
 OFFERS_A_PAGE = 25
@@ -56,8 +57,9 @@ def notifications(request: AccountRequest) -> HttpResponse:
     """The notifications of a page, which renews them when offers come or go."""
     place = request.GET.get("place", "images")
     region = request.region.code if request.region else None
-    context = notifications_of(request, region=region, place=place)
-    return render(request, "sharing/notifications.html#offers", context)
+    return HttpResponse(
+        draw_notifications(request, region=region, place=place, partial="#offers")
+    )
 
 
 @require_GET
@@ -263,7 +265,7 @@ def _page_key(request: AccountRequest) -> tuple[datetime, UUID] | None:
         return None
     at, _, pk = key.partition("_")
     try:
-        return datetime.fromisoformat(at), UUID(pk)
+        return read_date(at), UUID(pk)
     except ValueError:
         messages.warning(request, "There is no such page: these are the newest offers.")
         return None

@@ -1,10 +1,13 @@
 """The notification of pending offers, above Saved Images and in Create Server."""
 
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
+from django.utils.safestring import SafeString
+
 from accounts.access import AccountRequest, address, link
+from controlpanel.drawn import draw
 from controlpanel.prepared import Gap, Prepared
 from images.figures import date_text
 from sharing.models import ImageShare
@@ -28,24 +31,24 @@ class Notice(NamedTuple):
     message: str
 
 
-def notifications_of(
-    request: AccountRequest, *, region: str | None, place: str
-) -> dict[str, Any]:
+def draw_notifications(
+    request: AccountRequest, *, region: str | None, place: str, partial: str = ""
+) -> SafeString:
     """The offers of a region, or of all when none is given, the newest by name."""
     offers = offers_of(request)
     count = offers.count_in(region) if offers else ""
     # The header's count spares most pages a query.
     notices = _notices(request, region, place) if count else []
-    return {
-        "request": request,
-        "reload_url": address("sharing:notifications", request.account.number),
-        "list_url": address("sharing:offers-list", request.account.number),
-        "count": count,
-        "notices": notices,
-        "has_more": count != str(len(notices)),
-        "place": place,
-        "region_code": region or "all",
-    }
+    return draw(
+        f"sharing/notifications.html{partial}",
+        reload_url=address("sharing:notifications", request.account.number),
+        list_url=address("sharing:offers-list", request.account.number),
+        count=count,
+        notices=tuple(notices),
+        has_more=count != str(len(notices)),
+        place=place,
+        region_code=region or "all",
+    )
 
 
 def _notices(request: AccountRequest, region: str | None, place: str) -> list[Notice]:

@@ -2,17 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
-from django.conf import settings
 from django.db import connection
-from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
 
 from accounts.access import AccountRequest
 from accounts.models import User
 from accounts.permissions import Capability, roles_giving
-from controlpanel.context import product
+from controlpanel.drawn import draw
 from sharing.versions import version_of
 
 # A count is exact up to this; beyond it, "100+".
@@ -106,15 +103,8 @@ def pending_offers(number: str, user: User) -> Offers | None:
 
 
 def draw_offers(number: str, offers: Offers) -> SafeString:
-    """The header's count; every page shows it, so it is drawn once a version."""
-    draw = _draw.__wrapped__ if settings.DEBUG else _draw
-    return draw(number, offers)
-
-
-@lru_cache(maxsize=4096)
-def _draw(number: str, offers: Offers) -> SafeString:
-    context = {**product(), "number": number, "offers": offers}
-    return render_to_string("_offers.html", context)
+    """The header's count, which every page shows."""
+    return draw("_offers.html", number=number, offers=offers)
 
 
 _ROLES = [str(role) for role in roles_giving(Capability.VIEW_IMAGES)]

@@ -6,7 +6,7 @@ from django.template import Context
 from accounts.permissions import Capability
 from images.models import Image
 from sharing import sections
-from sharing.notifications import notifications_of
+from sharing.notifications import draw_notifications
 from sharing.offers import draw_offers, offers_of
 
 register = template.Library()
@@ -21,15 +21,14 @@ def offer_count(context: Context) -> str:
     return draw_offers(request.account.number, offers) if offers else ""
 
 
-@register.inclusion_tag("sharing/notifications.html", takes_context=True)
+@register.simple_tag(takes_context=True)
 def offer_notifications(
     context: Context, region: str = "", place: str = "images"
-) -> dict[str, Any]:
+) -> str:
     """The pending offers of a region: of this code, else of the one selected."""
     request = context["request"]
     selected = request.region.code if request.region else None
-    known = notifications_of(request, region=region or selected, place=place)
-    return known | {"icons": context["icons"]}
+    return draw_notifications(request, region=region or selected, place=place)
 
 
 @register.inclusion_tag("sharing/image_sharing.html", takes_context=True)
