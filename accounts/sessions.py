@@ -32,6 +32,10 @@ class SessionStore(DatabaseSession):
     # The user who comes with the row, so that a request needs no query for them.
     user: User | None = None
 
+    def _validate_session_key(self, key: str) -> bool:
+        # A cookie can hold characters that PostgreSQL would not take in a text.
+        return super()._validate_session_key(key) and key.isascii() and key.isalnum()
+
     @classmethod
     def get_model_class(cls) -> type[Session]:
         return Session

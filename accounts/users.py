@@ -33,7 +33,7 @@ from accounts.permissions import (
     why_not_assign,
     why_not_manage,
 )
-from controlpanel.http import Conflict, TooMany
+from controlpanel.http import Conflict, TooMany, text_of
 
 PAGE = 25
 INVITATIONS_SHOWN = 50
@@ -102,7 +102,7 @@ def _role_choices(request: AccountRequest, held: Iterable[str]) -> list[RoleChoi
 @requires(Capability.MANAGE_USERS)
 def user_list(request: AccountRequest) -> HttpResponse:
     people = request.account.people().order_by("username")
-    after = request.GET.get("after", "")
+    after = text_of(request, "after")
     found = list(
         people.filter(username__gt=after).fetch_mode(models.FETCH_RAISE)[: PAGE + 1]
     )

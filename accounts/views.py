@@ -9,7 +9,7 @@ from accounts.forms import AccountForm
 from accounts.models import Account, LimitUse
 from accounts.permissions import Capability, Role, capabilities_of
 from accounts.security import SignedInRequest
-from controlpanel.http import render_page
+from controlpanel.http import render_page, text_of
 
 PAGE = 25
 
@@ -39,7 +39,7 @@ def _first_page(account: Account) -> str:
 @require_GET
 def switch(request: SignedInRequest) -> HttpResponse:
     """The accounts to choose from; in the account menu, the first of them."""
-    name, _, number = request.GET.get("after", "").rpartition("|")
+    name, _, number = text_of(request, "after").rpartition("|")
     accounts = Account.objects.open_to(request.user).order_by("name", "pk")
     if number:
         accounts = accounts.filter(

@@ -22,6 +22,11 @@ class TooMany(Exception):
     """A limit is reached: its text is a whole sentence that names the limit."""
 
 
+def text_of(request: HttpRequest, name: str) -> str:
+    """A text of the URL's query, without the one character PostgreSQL keeps none of."""
+    return request.GET.get(name, "").replace("\0", "")
+
+
 def wants_partial(request: HtmxRequest) -> bool:
     """Tell a fragment request from one that fills the whole page."""
     htmx = request.htmx

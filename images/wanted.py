@@ -6,7 +6,7 @@ import base64
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 from uuid import UUID
@@ -61,11 +61,13 @@ class Cursor(NamedTuple):
         return base64.urlsafe_b64encode(pair.encode()).decode()
 
 
-def _read_date(key: Any) -> datetime:
+def read_date(key: Any) -> datetime:
+    """A time of a row, in UTC; raises ValueError for what no row has."""
     when = datetime.fromisoformat(key)
     if when.utcoffset() is None or not 1 < when.year < 9999:
         raise ValueError(key)
-    return when
+    # The database refuses some offsets that Python takes.
+    return when.astimezone(UTC)
 
 
 def _read_name(key: Any) -> str:
@@ -82,7 +84,7 @@ def _read_size(key: Any) -> int:
 
 
 KEY_READERS: dict[str, Callable[[Any], Key]] = {
-    "date": _read_date,
+    "date": read_date,
     "name": _read_name,
     "size": _read_size,
 }

@@ -32,6 +32,7 @@ LOOKUPS_USED_UP = (
 # Where an error of the whole way stands.
 FIELDS = {Way.OWN: "account", Way.ACCESS: "username", Way.CUSTOMER: "number"}
 EVENTS_A_PAGE = 50
+LONGEST_KEY = 20  # digits
 
 
 @sensitive_post_parameters("password")
@@ -175,9 +176,10 @@ def events(request: AccountRequest, image_id: UUID) -> HttpResponse:
     else:
         raise Http404
     before = request.GET.get("before", "")
-    if before and not before.isdecimal():
+    is_paged = before.isdecimal() and len(before) < LONGEST_KEY
+    if before and not is_paged:
         messages.warning(request, "There is no such page: these are the newest events.")
-    page = side.filter(pk__lt=int(before)) if before.isdecimal() else side
+    page = side.filter(pk__lt=int(before)) if is_paged else side
     rows = list(page.fetch_mode(models.FETCH_RAISE)[: EVENTS_A_PAGE + 1])
     context = {
         "nav": "images",
@@ -185,7 +187,7 @@ def events(request: AccountRequest, image_id: UUID) -> HttpResponse:
         "image_name": newest.image_name,
         "events": rows[:EVENTS_A_PAGE],
         "next": rows[EVENTS_A_PAGE - 1].pk if len(rows) > EVENTS_A_PAGE else None,
-        "is_paged": before.isdecimal(),
+        "is_paged": is_paged,
     }
     return render(request, "sharing/events.html", context)
 

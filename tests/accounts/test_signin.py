@@ -52,6 +52,14 @@ class LoginTests(SignInTestCase):
 
         assert self.sign_in(query=f"?next={page}")["Location"] == page
 
+    def test_no_browser_keeps_a_page_for_after_signing_out(self):
+        self.client.force_login(self.alice)
+        for name in ("images:list", "accounts:account"):
+            with self.subTest(page=name):
+                page = self.client.get(reverse(name, args=[self.acme.pk]))
+                assert "no-store" in page["Cache-Control"]
+                assert "private" in page["Cache-Control"]
+
     def test_nobody_is_led_to_a_foreign_site(self):
         for foreign in ["https://evil.example", "//evil.example", "/\\evil.example"]:
             with self.subTest(foreign=foreign):
