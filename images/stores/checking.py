@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from images.figures import size_text
 from images.stores import header
 from images.stores.base import (
     Inspection,
@@ -178,8 +179,8 @@ class Checker:
             raise Refused("The image does not say how large its disk is.")
         if virtual_size > self.max_virtual_bytes:
             raise TooLarge(
-                f"The disk in the image has {_in_gib(virtual_size)}; at most "
-                f"{_in_gib(self.max_virtual_bytes)} are allowed."
+                f"The disk in the image has {size_text(virtual_size)}; at most "
+                f"{size_text(self.max_virtual_bytes)} are allowed."
             )
 
     def _limits_for(self, virtual_size: int) -> Limits:
@@ -203,7 +204,3 @@ def _fault(ended: Ended) -> StoreError:
     if ended.exhausted:
         return Refused("The image takes too much time or memory to be read.")
     return Refused(DAMAGED, ended.err[-500:])
-
-
-def _in_gib(size: int) -> str:
-    return f"{size / (1 << 30):,.1f} GiB"
