@@ -11,6 +11,8 @@ from images.models import Image
 
 MOST_TAGS = 20
 LONGEST_TAG = 60
+# They write what follows backwards, so that a name reads as another.
+OVERRIDES = "\u202d\u202e"
 MOST_DISK_GB = 64 * 1024
 MOST_RAM_MB = 4 * 1024 * 1024
 
@@ -18,7 +20,8 @@ MOST_RAM_MB = 4 * 1024 * 1024
 def refuse_control_characters(text: str) -> None:
     """Any script, emoji and line break, but nothing that moves a terminal's cursor."""
     for character in text:
-        if unicodedata.category(character) == "Cc" and character not in "\r\n\t":
+        is_control = unicodedata.category(character) == "Cc"
+        if (is_control and character not in "\r\n\t") or character in OVERRIDES:
             raise ValidationError("Control characters are not allowed.")
 
 
