@@ -382,6 +382,8 @@ def main() -> int:
     parser.add_argument("--database", default="controlpanel")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
+    # A shell that runs us in the background has it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with Postgres(arguments.folder) as server:
         server.create_database(arguments.database)
         url = server.url(arguments.database)
