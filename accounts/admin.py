@@ -57,14 +57,17 @@ class AccountAdmin(Cheap):
             discoverable=obj.discoverable,
         )
 
-    @admin.action(description="Suspend: refuse its users, boot nothing from its images")
+    @admin.action(
+        description="Suspend: refuse its users, boot nothing from its images",
+        permissions=["change"],
+    )
     def suspend(self, request: HttpRequest, queryset: QuerySet[Account]) -> None:
         for account in queryset:
             account.suspend()
             self.log_change(request, account, "Suspended.")
         self.message_user(request, "Suspended. Running servers go on.")
 
-    @admin.action(description="Reinstate")
+    @admin.action(description="Reinstate", permissions=["change"])
     def reinstate(self, request: HttpRequest, queryset: QuerySet[Account]) -> None:
         for account in queryset:
             account.reinstate()
@@ -148,11 +151,18 @@ class UserAdmin(TellsConflicts, Cheap, BaseUserAdmin):  # type: ignore[type-arg]
     ) -> bool:
         return False  # deactivated instead: roles may need an owner to stay
 
+    def has_change_permission(
+        self, request: HttpRequest, obj: User | None = None
+    ) -> bool:
+        # Else whoever sets passwords could sign in as a superuser.
+        is_above = obj is not None and obj.is_superuser and not _is_superuser(request)
+        return super().has_change_permission(request, obj) and not is_above
+
     def get_readonly_fields(
         self, request: HttpRequest, obj: User | None = None
     ) -> list[str]:
         own = list(super().get_readonly_fields(request, obj))
-        if request.user.is_superuser:
+        if _is_superuser(request):
             return own
         return [*own, "is_staff", "is_superuser", "user_permissions"]
 
@@ -185,9 +195,11 @@ class UserAdmin(TellsConflicts, Cheap, BaseUserAdmin):  # type: ignore[type-arg]
                 user.end_sessions(but=request.session.session_key)
         return response
 
-    @admin.action(description="Deactivate, and end all sessions")
+    @admin.action(
+        description="Deactivate, and end all sessions", permissions=["change"]
+    )
     def deactivate(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
-        for user in queryset.select_related("home_account"):
+        for user in self._within_reach(request, queryset):
             try:
                 user.deactivate()
             except Conflict as conflict:
@@ -195,11 +207,21 @@ class UserAdmin(TellsConflicts, Cheap, BaseUserAdmin):  # type: ignore[type-arg]
             else:
                 self.log_change(request, user, "Deactivated.")
 
-    @admin.action(description="Reactivate")
+    @admin.action(description="Reactivate", permissions=["change"])
     def reactivate(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
-        for user in queryset:
+        for user in self._within_reach(request, queryset):
             user.reactivate()
             self.log_change(request, user, "Reactivated.")
+
+    def _within_reach(
+        self, request: HttpRequest, users: QuerySet[User]
+    ) -> QuerySet[User]:
+        reached = users if _is_superuser(request) else users.filter(is_superuser=False)
+        return reached.select_related("home_account")
+
+
+def _is_superuser(request: HttpRequest) -> bool:
+    return bool(request.user.is_active and request.user.is_superuser)
 
 
 @admin.register(RoleGrant)

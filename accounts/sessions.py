@@ -34,7 +34,7 @@ class SessionStore(DatabaseSession):
 
     def _validate_session_key(self, key: str) -> bool:
         # A cookie can hold characters that PostgreSQL would not take in a text.
-        return super()._validate_session_key(key) and key.isascii() and key.isalnum()
+        return len(key or "") >= 8 and key.isascii() and key.isalnum()
 
     @classmethod
     def get_model_class(cls) -> type[Session]:

@@ -1,5 +1,6 @@
 from axes.models import AccessAttempt
 from django.contrib import admin
+from django.contrib.auth.models import Permission
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -223,12 +224,35 @@ class UserAdminTests(AdminTestCase):
         assert not self.bob.sessions.exists()
 
     def test_staff_that_is_no_superuser_makes_nobody_one(self):
-        clerk = UserFactory.create(is_staff=True)
-        clerk.user_permissions.set(
-            RoleGrant._meta.get_field("permission").remote_field.model.objects.filter(
-                codename__in=["view_user", "change_user"]
-            )
-        )
-        self.client.force_login(clerk)
+        clerk = self.clerk("view_user", "change_user")
         self.save(clerk, is_superuser="on", is_staff="on")
         assert not User.objects.get(pk=clerk.pk).is_superuser
+
+    def clerk(self, *rights):
+        """Staff with some of Django's own permissions."""
+        clerk = UserFactory.create(is_staff=True)
+        clerk.user_permissions.set(Permission.objects.filter(codename__in=rights))
+        self.client.force_login(clerk)
+        return clerk
+
+    def test_who_may_only_look_suspends_and_deactivates_nobody(self):
+        self.clerk("view_user", "view_account")
+        self.act("deactivate", self.bob)
+        data = {"action": "suspend", "_selected_action": [self.acme.pk]}
+        self.client.post(self.url("accounts_account", "changelist"), data)
+
+        assert User.objects.get(pk=self.bob.pk).is_active
+        assert not Account.objects.get(pk=self.acme.pk).is_suspended
+
+    def test_staff_that_is_no_superuser_does_nothing_to_one(self):
+        self.clerk("view_user", "change_user")
+        new = {"password1": "a new pass phrase", "password2": "a new pass phrase"}
+        page = reverse("admin:auth_user_password_change", args=[self.staff.pk])
+        data = {**new, "usable_password": "true"}
+        assert self.client.post(page, data).status_code == 403
+        assert self.save(self.staff, email="clerk@example.com").status_code == 403
+        self.act("deactivate", self.staff)
+
+        superuser = User.objects.get(pk=self.staff.pk)
+        assert superuser.is_active
+        assert superuser.check_password(PASSWORD)
