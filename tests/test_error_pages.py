@@ -1,6 +1,10 @@
+from django.contrib.auth.decorators import login_not_required
 from django.contrib.auth.models import AnonymousUser
+from django.db import InterfaceError, OperationalError
 from django.template.loader import render_to_string
-from django.test import RequestFactory, SimpleTestCase
+from django.test import Client, RequestFactory, SimpleTestCase, override_settings
+from django.urls import path
+from psycopg_pool import PoolTimeout
 
 PAGES = ("403", "403_csrf", "404", "409", "413", "422", "429", "500", "503")
 
@@ -37,3 +41,35 @@ class ErrorPageTests(SimpleTestCase):
 
     def test_a_sign_in_that_is_kept_out_says_for_how_long(self):
         assert "For 15 minutes" in render("429", minutes=15)
+
+
+@login_not_required
+def broken(request, kind):
+    raise FAULTS[kind]("the reason")
+
+
+FAULTS = {
+    each.__name__: each
+    for each in (OperationalError, InterfaceError, PoolTimeout, ZeroDivisionError)
+}
+# A panel of one page, which fails.
+urlpatterns = [path("<str:kind>", broken)]
+handler500 = "controlpanel.errors.server_error"
+
+
+@override_settings(ROOT_URLCONF=__name__)
+class ServerErrorTests(SimpleTestCase):
+    def get(self, kind):
+        return Client(raise_request_exception=False).get(f"/{kind}")
+
+    def test_a_database_that_is_away_is_soon_back(self):
+        for kind in ("OperationalError", "InterfaceError", "PoolTimeout"):
+            with self.subTest(kind=kind):
+                response = self.get(kind)
+                assert response.status_code == 503
+                assert response["Retry-After"] == "5"
+
+    def test_a_fault_of_ours_says_nothing_of_its_reason(self):
+        response = self.get("ZeroDivisionError")
+        assert response.status_code == 500
+        self.assertNotContains(response, "the reason", status_code=500)
