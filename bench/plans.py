@@ -114,7 +114,12 @@ def take(client: Client, step: Step) -> None:
 
 def main() -> None:
     settings.ROOT_URLCONF = "bench.urls"
-    settings.TEMPLATES[0]["DIRS"].append(settings.BASE_DIR / "bench" / "templates")
+    settings.TEMPLATES[0] |= {
+        "DIRS": [
+            settings.BASE_DIR / "templates",
+            settings.BASE_DIR / "bench" / "templates",
+        ]
+    }
     settings.ALLOWED_HOSTS = ["*"]
     cast = Cast(
         producer=PRODUCER,

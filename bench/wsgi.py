@@ -4,7 +4,6 @@ The bare page has no middleware at all; the panel has all of its own.
 """
 
 import os
-from pathlib import Path
 from typing import Any
 
 import django
@@ -14,7 +13,9 @@ from django.core.handlers.wsgi import WSGIHandler
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlpanel.settings")
 django.setup()
 settings.ROOT_URLCONF = "bench.urls"
-settings.TEMPLATES[0]["DIRS"].append(Path(__file__).parent / "templates")
+settings.TEMPLATES[0] |= {
+    "DIRS": [settings.BASE_DIR / "templates", settings.BASE_DIR / "bench" / "templates"]
+}
 
 panel = WSGIHandler()
 middleware, settings.MIDDLEWARE = settings.MIDDLEWARE, []
