@@ -95,6 +95,28 @@ def test_another_region_has_other_images(cast, bob):
     expect(page.get_by_role("radio", name="Near")).to_have_count(0)
 
 
+def test_an_answer_that_comes_too_late_changes_nothing(cast, bob):
+    ImageFactory.create(owner=None, name="Near")
+    far = ImageFactory.create(owner=None, name="Far")
+    Image.objects.filter(pk=far.pk).update(region="LON")
+    held = []
+    page = bob.go(cast.beta, "servers/create/")
+
+    def hold(route):
+        held.append(route)
+
+    page.route("**/servers/create/?*", hold, times=1)
+    page.get_by_role("radio", name="Near").check()
+    page.get_by_label("Region").select_option("LON")
+    expect(page.get_by_role("radio", name="Far")).to_be_visible()
+
+    held[0].continue_()
+    page.wait_for_timeout(300)
+
+    expect(page.get_by_role("radio", name="Far")).to_be_visible()
+    expect(page.get_by_role("radio", name="Near")).to_have_count(0)
+
+
 def test_a_row_changes_and_goes_by_itself(cast, bob):
     server = ServerFactory.create(account=cast.beta, name="web-1", active=True)
     page = bob.go(cast.beta, "servers/")

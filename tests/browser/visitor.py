@@ -10,8 +10,14 @@ from playwright.sync_api import expect
 
 # A conflict and a form with errors: answers that the pages show.
 SHOWN = {409, 413, 422}
-# How Chromium and htmx tell of an answer, which is judged by its status instead.
-ANSWERS = ("Failed to load resource: the server responded", "Response Status Error")
+# How Chromium and htmx tell of an answer, which is judged by its status instead, and
+# of a question that another has overtaken.
+ANSWERS = (
+    "Failed to load resource: the server responded",
+    "Response Status Error",
+    "htmx:afterRequest",
+    "htmx:sendAbort",
+)
 
 
 class Visitor:
