@@ -509,12 +509,25 @@ class Invitation(models.Model):
             return "This invitation has expired."
         if self.account.is_suspended:
             return "The account that sent this invitation is suspended."
+        return self._why_not_given
+
+    @property
+    def _why_not_given(self) -> str:
+        """Else who loses the right to give a role could still take it by a link."""
+        sender = User.objects.filter(username=self.invited_by, is_active=True).first()
+        held = self.account.roles_of(sender) if sender else set()
+        if why_not_assign([Role(role) for role in self.roles], by=held):
+            return "Whoever sent this invitation may not give these roles any more."
         return ""
 
     @transaction.atomic
     def accept(self, *, by: User) -> None:
         """Give the roles to the user; it works once."""
-        if self.account.is_suspended:
+        if by.get_username() == self.invited_by:
+            raise Conflict("Nobody changes their own roles.")
+        # So that the sender's roles do not change in the meantime.
+        self.account._lock()
+        if self.account.is_suspended or self._why_not_given:
             raise Conflict(self.why_closed)
         # The WHERE clause is the guard: of two simultaneous clicks only one matches.
         opened = Invitation.objects.open().filter(pk=self.pk)

@@ -38,6 +38,29 @@ class InvitationTests(CastTestCase):
         with pytest.raises(PermissionDenied):
             invite(self.acme, self.bob)
 
+    def test_an_invitation_ends_with_the_right_to_invite(self):
+        dora = UserFactory.create(roles=[(self.acme, Role.USER_ADMIN)])
+        ordinary = invite(self.acme, dora)
+        owners = invite(self.acme, dora, [Role.USER_ADMIN], "dora@example.com")
+
+        self.acme.change_roles([Role.USER_MANAGE], of=dora, by=self.alice)
+        with pytest.raises(Conflict, match="may not give these roles any more"):
+            owners.accept(by=self.carol)
+        ordinary.accept(by=self.carol)
+        assert self.acme.roles_of(self.carol) == {Role.IMAGES_ADMIN}
+
+    def test_an_invitation_ends_when_its_sender_is_deactivated(self):
+        dora = UserFactory.create(roles=[(self.acme, Role.USER_ADMIN)])
+        sent = invite(self.acme, dora)
+        dora.deactivate()
+        with pytest.raises(Conflict, match="may not give these roles any more"):
+            sent.accept(by=self.carol)
+
+    def test_nobody_accepts_their_own_invitation(self):
+        manager = UserFactory.create(roles=[(self.acme, Role.USER_MANAGE)])
+        with pytest.raises(Conflict, match="own roles"):
+            invite(self.acme, manager).accept(by=manager)
+
     def test_accepting_adds_to_the_roles_there_are(self):
         self.acme.grant(Role.SERVERS_OBSERVER, to=self.bob)
         invite(self.acme, self.alice).accept(by=self.bob)
