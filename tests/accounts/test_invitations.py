@@ -2,6 +2,7 @@ from datetime import timedelta
 from functools import partial
 
 import pytest
+from django.conf import settings
 from django.core.exceptions import PermissionDenied
 from django.test import TransactionTestCase
 from django.urls import reverse
@@ -10,6 +11,7 @@ from django.utils import timezone
 from accounts.models import Invitation, User
 from accounts.permissions import Role
 from controlpanel.http import Conflict
+from controlpanel.logs import HideLinks
 from tests.cast import CastTestCase
 from tests.factories import PASSWORD, AccountFactory, UserFactory
 from tests.races import at_once
@@ -157,6 +159,15 @@ class LinkTests(CastTestCase):
             url = reverse(f"accounts:{view}", args=["x" * 43])
             method = self.client.get if view == "invitation" else self.client.post
             assert method(url).status_code == 404
+
+    def test_no_log_tells_a_link_that_works(self):
+        with self.assertLogs("django.request", "WARNING") as logs:
+            assert self.join(password="short").status_code == 422
+        (record,) = logs.records
+        configured = settings.LOGGING["handlers"]["stderr"]["filters"]
+        assert configured == ["links"]
+        HideLinks().filter(record)
+        assert record.getMessage().endswith(": /invitations/.../join/")
 
     def test_wrong_input_keeps_the_form(self):
         for username, password in [
