@@ -20,7 +20,6 @@ from images.models import Blob, Image
 from images.stores import BlobGone, store_for
 
 CHUNK = 1 << 18
-_NOTHING = range(0)
 RANGE = re.compile(r"bytes=(?P<first>\d{0,19})-(?P<last>\d{0,19})")
 
 

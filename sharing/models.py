@@ -308,10 +308,6 @@ class ImageShare(models.Model):
         return self.status in ACCEPTABLE_FROM
 
     @property
-    def can_be_rejected(self) -> bool:
-        return self.status in REJECTABLE_FROM
-
-    @property
     def can_be_removed(self) -> bool:
         return self.status in REMOVABLE_FROM
 
