@@ -211,6 +211,8 @@ class Image(models.Model):
     source_server_name = models.CharField(max_length=255, blank=True, editable=False)
     uploaded_format = models.CharField(max_length=20, blank=True, editable=False)
     created_by = models.CharField(max_length=150, blank=True, editable=False)
+    # When its own account last ordered a server from it, to look at it before sharing.
+    tried_at = models.DateTimeField(null=True, editable=False)
 
     # The file, and its figures again for lists that sort by size.
     blob = models.ForeignKey(
@@ -339,6 +341,11 @@ class Image(models.Model):
     def show_progress(self, per_cent: int) -> None:
         saving = Image.objects.filter(pk=self.pk, status=self.Status.SAVING)
         saving.update(progress=per_cent, updated_at=timezone.now())
+
+    def mark_tried(self) -> None:
+        """Keep that its account ordered a server from it, which may be gone soon."""
+        self.tried_at = timezone.now()
+        Image.objects.filter(pk=self.pk).update(tried_at=self.tried_at)
 
     def deactivate(self, reason: str) -> None:
         """Nothing boots from it any more; the reason is a sentence for the user."""

@@ -215,6 +215,8 @@ class ServerQuerySet(models.QuerySet["Server"]):
             changed_at=timezone.now(),
         )
         server.record(What.CREATE, by=by, note=f"From {image.name}, {flavor.name}")
+        if image.owner_id == account.pk:
+            image.mark_tried()
         server.defer("build")
         return server
 

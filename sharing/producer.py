@@ -23,7 +23,7 @@ from sharing import credentials
 from sharing.credentials import Access, CredentialRefused
 from sharing.forms import ChosenForm, ShareForm, Way
 from sharing.models import ImageShare, ShareConflict, ShareDeclaration, ShareEvent
-from sharing.sections import image_sharing, last_tried
+from sharing.sections import image_sharing
 
 LOOKUPS_USED_UP = (
     "This account has looked up {} names today, which is the limit. "
@@ -287,7 +287,6 @@ def _show_share_form(
         "image": image,
         "form": form,
         "error": error,
-        "tried_at": last_tried(image, request.account),
     }
     return render_page(
         request,

@@ -1,6 +1,5 @@
 """What image pages show of sharing; the template tags and the views both use it."""
 
-from datetime import datetime
 from typing import Any, cast
 
 from django.db import models
@@ -54,12 +53,3 @@ def _some(events: models.QuerySet[ShareEvent]) -> dict[str, Any]:
         "events": some[:EVENTS_IN_SECTION],
         "has_more_events": len(some) > EVENTS_IN_SECTION,
     }
-
-
-def last_tried(image: Image, account: Account) -> datetime | None:
-    """When the account last booted a server from the image, to look at it."""
-    # Servers are a layer above, so they are asked for through the image.
-    servers: Any = getattr(image, "servers")  # noqa: B009
-    tried = servers.filter(account=account).order_by("-created_at")
-    at: datetime | None = tried.values_list("created_at", flat=True).first()
-    return at

@@ -66,6 +66,16 @@ class OrderTests(CastTestCase):
         event = ServerEvent.objects.get()
         assert (event.what, event.actor_name) == (What.CREATE, "bob")
 
+    def test_an_account_that_tried_its_image_is_remembered_to_have(self):
+        ImageShareFactory.create(image=self.image, consumer=self.beta, accepted=True)
+        own = ImageFactory.create(owner=self.beta)
+        self.order(own).forget()
+        self.order(self.image)
+
+        for image, is_tried in [(own, True), (self.image, False)]:
+            image.refresh_from_db()
+            assert (image.tried_at is not None) is is_tried
+
     def test_base_own_and_accepted_images_can_be_ordered(self):
         ImageShareFactory.create(image=self.image, consumer=self.beta, accepted=True)
         own = ImageFactory.create(owner=self.beta)

@@ -83,8 +83,8 @@ class QuestionsTests(ShareTestCase):
         assert ShareDeclaration.objects.count() == 1
 
     def test_the_newest_server_from_the_image_is_told(self):
-        with mock.patch("sharing.producer.last_tried", return_value=timezone.now()):
-            response = self.client.get(self.url)
+        self.image.mark_tried()
+        response = self.client.get(self.url)
 
         self.assertContains(response, "last booted a server from the image on")
 
