@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
@@ -76,7 +77,8 @@ class StoreUploadHandler(FileUploadHandler):
             return None
         finally:
             self._leave()
-        return UploadedFile(name=self.file_name, size=file_size)
+        # Without a file of its own it could not be closed.
+        return UploadedFile(BytesIO(), name=self.file_name, size=file_size)
 
     def upload_interrupted(self) -> None:
         self._leave()

@@ -214,6 +214,13 @@ class BadUploadTests(UploadTestCase):
         assert self.client.post(self.url("upload"), data).status_code == 302
         assert len(self.files()) == 1
 
+    def test_too_many_files(self):
+        files = [SimpleUploadedFile(f"{n}.img", b"x") for n in range(101)]
+        response = self.upload(self.disk(), more=files)
+
+        assert response.status_code == 400
+        assert self.files() == []
+
     def test_a_connection_that_breaks(self):
         read = LimitedStream.read
 
