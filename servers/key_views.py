@@ -9,7 +9,7 @@ from django.views.decorators.http import require_http_methods
 
 from accounts.access import AccountRequest, RoleMissing, link, requires
 from accounts.permissions import Capability
-from controlpanel.http import leave_for, render_page
+from controlpanel.http import TooMany, leave_for, render_page
 from servers.forms import KeyForm
 from servers.models import SSHKey
 
@@ -25,8 +25,8 @@ def keys(request: AccountRequest) -> HttpResponse:
     if form.is_valid():
         try:
             key = SSHKey.add(request.account, by=request.user, **form.cleaned_data)
-        except SSHKey.Taken as taken:
-            form.add_error("name", str(taken))
+        except (SSHKey.Taken, TooMany) as refusal:
+            form.add_error("name", str(refusal))
         else:
             messages.success(request, f"The key {key} is kept.")
             return leave_for(request, link(request, "servers:keys"))

@@ -31,6 +31,8 @@ from images.models import Blob, Image
 from servers.keys import read_public_key
 
 GIB = 1 << 30
+# SSH keys of an account: all of them are on one page.
+MOST_KEYS = 100
 
 
 class ServerConflict(Conflict):
@@ -142,9 +144,14 @@ class SSHKey(models.Model):
         """The account has a key of this name."""
 
     @classmethod
+    @transaction.atomic
     def add(cls, account: Account, *, name: str, public_key: str, by: User) -> SSHKey:
-        """Keep a key; raises KeyRefused if the text is none, or Taken."""
+        """Keep a key; raises KeyRefused if the text is none, Taken, or TooMany."""
         key = read_public_key(public_key)
+        # Locked, so that the limit holds.
+        Account.objects.select_for_update(no_key=True).get(pk=account.pk)
+        if len(account.ssh_keys.values_list("pk")[:MOST_KEYS]) >= MOST_KEYS:
+            raise TooMany(f"An account keeps at most {MOST_KEYS} keys. Delete some.")
         kept, created = cls.objects.get_or_create(
             account=account,
             name=name,

@@ -84,8 +84,8 @@ def _make(request: AccountRequest, form: OrderForm, password: str) -> Server:
         try:
             pasted = form.cleaned_data["new_key"]
             SSHKey.add(request.account, name=name, public_key=pasted, by=request.user)
-        except SSHKey.Taken as taken:
-            messages.warning(request, f"The server has the key. {taken}")
+        except (SSHKey.Taken, TooMany) as refusal:
+            messages.warning(request, f"The server has the key. {refusal}")
     return server
 
 

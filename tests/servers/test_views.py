@@ -564,6 +564,13 @@ class KeyTests(ServerViewTestCase):
             response = self.order(new_key=ED25519, new_key_name="laptop")
             self.assertContains(response, "Taken.", status_code=201)
 
+    def test_an_account_keeps_so_many_keys_and_no_more(self):
+        with mock.patch("servers.models.MOST_KEYS", 1):
+            self.post("keys", name="laptop", public_key=ED25519)
+            response = self.post("keys", name="desktop", public_key=ED25519)
+        self.assertContains(response, "at most 1 keys", status_code=422)
+        assert self.beta.ssh_keys.count() == 1
+
     def test_keys_are_added_and_deleted(self):
         self.post("keys", name="laptop", public_key=ED25519)
         key = self.beta.ssh_keys.get()
