@@ -55,7 +55,8 @@ offers.capability = Capability.VIEW_IMAGES  # type: ignore[attr-defined]
 @requires(Capability.VIEW_ACCOUNT)
 def notifications(request: AccountRequest) -> HttpResponse:
     """The notifications of a page, which renews them when offers come or go."""
-    place = request.GET.get("place", "images")
+    place = request.GET.get("place", "")
+    place = place if place in PLACES else "images"
     region = request.region.code if request.region else None
     return HttpResponse(
         draw_notifications(request, region=region, place=place, partial="#offers")
