@@ -12,7 +12,7 @@ from accounts.forms import JoinForm
 from accounts.models import Invitation
 from accounts.security import SignedInRequest
 from accounts.signin import sign_in
-from controlpanel.http import Conflict
+from controlpanel.http import Conflict, TooMany
 
 BACKEND = "django.contrib.auth.backends.ModelBackend"
 
@@ -46,6 +46,13 @@ def accept(request: SignedInRequest, token: str) -> HttpResponse:
 def join(request: HttpRequest, token: str) -> HttpResponse:
     """Become a new user, at home in the account that invites."""
     invited = _get_invitation(token)
+    if why := invited.why_closed:
+        return _show_closed(request, why)
+    try:
+        invited.count_try()
+    except TooMany as limit:
+        context = {"message": str(limit), "back": request.path.removesuffix("join/")}
+        return render(request, "429.html", context, status=429)
     form = JoinForm(request.POST)
     if not form.is_valid():
         return _show(request, invited, token, form, status=422)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from functools import cache
 
+from django.conf import settings
 from django.contrib.auth.models import AbstractUser
 from django.contrib.postgres.expressions import ArraySubquery
 from django.contrib.sessions.base_session import AbstractBaseSession
@@ -536,6 +537,20 @@ class Invitation(models.Model):
             raise Conflict(self.why_closed)
         for role in self.roles:
             self.account.grant(Role(role), to=by)
+
+    def count_try(self) -> None:
+        """Raise TooMany when too many tried to join the account today.
+
+        A form for a new user cannot help telling which usernames are taken.
+        """
+        limit = settings.ACCOUNTS["joins_per_day"]
+        LimitUse.take(
+            self.account,
+            "tries to join",
+            limit=limit,
+            per=timedelta(days=1),
+            sentence=f"At most {limit} forms to join an account are read in a day.",
+        )
 
     @transaction.atomic
     def join(self, username: str, password: str) -> User:

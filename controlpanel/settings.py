@@ -184,6 +184,7 @@ if env.flag("BEHIND_TLS_PROXY"):
 # Limits that the panel states when they are reached.
 ACCOUNTS = {
     "invitations_per_day": env.number("INVITATIONS_PER_DAY", 50, least=1),
+    "joins_per_day": env.number("JOINS_PER_DAY", 100, least=1),
 }
 SHARING = {
     "members_per_image": 128,

@@ -4,7 +4,7 @@ from functools import partial
 import pytest
 from django.conf import settings
 from django.core.exceptions import PermissionDenied
-from django.test import TransactionTestCase
+from django.test import TransactionTestCase, override_settings
 from django.urls import reverse
 from django.utils import timezone
 
@@ -159,6 +159,11 @@ class LinkTests(CastTestCase):
             url = reverse(f"accounts:{view}", args=["x" * 43])
             method = self.client.get if view == "invitation" else self.client.post
             assert method(url).status_code == 404
+
+    def test_usernames_cannot_be_tried_without_end(self):
+        with override_settings(ACCOUNTS=settings.ACCOUNTS | {"joins_per_day": 2}):
+            tried = [self.join(username="alice").status_code for _ in range(3)]
+        assert tried == [422, 422, 429]
 
     def test_no_log_tells_a_link_that_works(self):
         with self.assertLogs("django.request", "WARNING") as logs:
