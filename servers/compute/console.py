@@ -24,9 +24,10 @@ _CONTROLS = re.compile(
 def clean(data: bytes) -> str:
     """What a terminal would have left on paper, without anything that acts."""
     text = _SEQUENCES.sub("", data.decode(errors="replace"))
-    text = re.sub(r"\r+\n", "\n", text)
-    # A lone return begins the line anew: only what was written last stays.
-    text = re.sub(r"[^\r\n]*\r(?=[^\r\n])", "", text)
+    # A lone return begins the line anew: only what was written last stays. (By a
+    # pattern, a line without end would take its length squared.)
+    lines = (line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
+    text = "\n".join(lines)
     for _ in range(8):
         text, changed = _BACKSPACE.subn("", text)
         if not changed:

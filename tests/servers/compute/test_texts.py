@@ -10,6 +10,7 @@ import struct
 import subprocess
 import tarfile
 import tempfile
+import time
 import unittest
 from dataclasses import replace
 from pathlib import Path
@@ -206,6 +207,15 @@ class ConsoleTests(unittest.TestCase):
                 writer.write(b"z")
 
             assert log.read_bytes() == b"x" * 300 + b"y" * 200 + b"z"
+
+    def test_no_guest_keeps_the_panel_busy_with_what_it_prints(self):
+        size = 1 << 16
+        for piece in (b"a", b"\r", b"a\r", b"a\x08", b"\x1b[1", b"\x1b]", b"\x1b["):
+            for data in (piece * (size // len(piece)), piece + b"0" * size):
+                with self.subTest(piece=piece):
+                    begun = time.process_time()
+                    console.clean(data)
+                    assert time.process_time() - begun < 1
 
 
 class CommandTests(unittest.TestCase):
