@@ -346,6 +346,7 @@ class EditTests(ImageTestCase):
             {"name": "x" * 300},
             {"name": "a\0b"},
             {"name": "a\x07b"},
+            {"name": "report\u202egpj.exe"},
             {"name": "a\nb"},
             {"description": "x" * 1001},
             {"description": "\x1b[2J"},
