@@ -142,15 +142,22 @@ class ImageQuerySet(models.QuerySet["Image"]):
             Q(owner=None) | Q(owner=account) | Q(pk__in=accepted)
         )
 
-    def make_room(self, account: Account, *, size: int) -> None:
+    def make_room(
+        self, account: Account, *, size: int, instead_of: Image | None = None
+    ) -> None:
         """Hold the account's quota, or raise ImageConflict if so much is beyond it.
 
-        Others wait for the end of the transaction, so that none passes it together.
+        What an image that is there already takes is not counted as well when it is
+        to have another size. Others wait for the end of the transaction, so that none
+        passes it together.
         """
         Account.objects.select_for_update(no_key=True).get(pk=account.pk)
         limits = settings.IMAGES
         most, most_bytes = limits["images_per_account"], limits["bytes_per_account"]
-        sizes = self.filter(owner=account).values_list("size", flat=True)[:most]
+        images = self.filter(owner=account)
+        if instead_of:
+            images = images.exclude(pk=instead_of.pk)
+        sizes = images.values_list("size", flat=True)[:most]
         if len(sizes) >= most:
             raise ImageConflict(f"An account has at most {most} images: delete some.")
         if sum(sizes) + size > most_bytes:
@@ -338,9 +345,11 @@ class Image(models.Model):
             progress=100,
         )
 
-    def show_progress(self, per_cent: int) -> None:
+    def show_progress(self, per_cent: int) -> bool:
+        """False if nobody waits for the image any more."""
         saving = Image.objects.filter(pk=self.pk, status=self.Status.SAVING)
-        saving.update(progress=per_cent, updated_at=timezone.now())
+        changed = saving.update(progress=per_cent, updated_at=timezone.now())
+        return bool(changed)
 
     def mark_tried(self) -> None:
         """Keep that its account ordered a server from it, which may be gone soon."""

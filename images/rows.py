@@ -20,6 +20,7 @@ from django.utils.safestring import SafeString, mark_safe
 
 from accounts.access import AccountRequest
 from accounts.models import Account
+from accounts.permissions import Capability
 from images.figures import date_text, size_text
 from images.listing import Found
 from images.models import Image
@@ -110,7 +111,7 @@ class Rows:
         self._name = template
         self._outlines: dict[Kind, Outline] = {}
         self._regions = {region.code: region.name for region in request.regions}
-        self._server = server_url(request.account, ANY_ID)
+        self._server = server_url(request, ANY_ID)
 
     def write(self, found: Found) -> SafeString:
         kind = Kind.of(found)
@@ -154,7 +155,12 @@ class Rows:
             )
         if found.origin == Image.Origin.UPLOAD:
             return "Uploaded"
-        if not (found.server_id and self._server):
+        if not found.server_id:
+            return format_html(
+                '<bdi>{}</bdi> <small class="soft">(deleted server)</small>',
+                found.server_name or "Server",
+            )
+        if not self._server:
             return escape(found.server_name or "Server")
         url = self._server.replace(str(ANY_ID), str(found.server_id))
         return format_html('<a href="{}"><bdi>{}</bdi></a>', url, found.server_name)
@@ -165,12 +171,12 @@ def gear_of(request: AccountRequest, found: Found) -> SafeString:
     return Rows(request, "images/_gear.html").write(found)
 
 
-def server_url(account: Account, server_id: UUID | None) -> str:
-    """The address of the server an image came from; empty where there is none."""
-    if server_id is None:
+def server_url(request: AccountRequest, server_id: UUID | None) -> str:
+    """The address of the server an image came from; empty for who cannot go there."""
+    if server_id is None or Capability.VIEW_SERVERS not in request.capabilities:
         return ""
     try:
-        return reverse("servers:detail", args=[account.pk, server_id])
+        return reverse("servers:detail", args=[request.account.pk, server_id])
     except NoReverseMatch:  # no servers here
         return ""
 

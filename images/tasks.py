@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from uuid import UUID
 
 from django.db import transaction
@@ -19,7 +20,14 @@ from procrastinate.exceptions import AlreadyEnqueued
 
 from accounts.models import Region
 from images.models import Blob, Image, ImageConflict
-from images.stores import BlobGone, ImageStore, Refused, StoreError, store_for
+from images.stores import (
+    BlobGone,
+    ImageStore,
+    Refused,
+    Stored,
+    StoreError,
+    store_for,
+)
 
 log = logging.getLogger("panel.images")
 
@@ -40,19 +48,35 @@ def admit(context: JobContext, image_id: str) -> None:
     """Check an uploaded file and make the image active, or say what is wrong."""
     image = Image.objects.select_related("region").filter(pk=image_id).first()
     if image is None:
-        _discard_everywhere(UUID(image_id))
+        discard_everywhere(UUID(image_id))
         return
     store = store_for(image.region.backend)
     if image.is_changing:
-        try:
-            _admit(image, store)
-        except (Refused, BlobGone) as problem:
-            _fail(image, problem)
-        except StoreError as problem:
-            if context.job.attempts + 1 < MOST_ATTEMPTS:
-                raise
-            _fail(image, problem)
+        is_last = context.job.attempts + 1 >= MOST_ATTEMPTS
+        settle(image, store, partial(store.admit, image.pk), is_last_try=is_last)
     store.discard(image.pk)
+
+
+def settle(
+    image: Image,
+    store: ImageStore,
+    admit: Callable[..., Stored],
+    *,
+    is_last_try: bool,
+    first_progress: int = 0,
+) -> None:
+    """Make the image active, or say what is wrong; raises what may go well later.
+
+    `admit` is the verb of the store that takes in the file, under the image's ID.
+    """
+    try:
+        _admit(image, store, admit, first_progress)
+    except (Refused, BlobGone) as problem:
+        _fail(image, problem)
+    except StoreError as problem:
+        if not is_last_try:
+            raise
+        _fail(image, problem)
 
 
 def defer_admit(image: Image) -> None:
@@ -65,8 +89,10 @@ def defer_admit(image: Image) -> None:
         pass
 
 
-def _admit(image: Image, store: ImageStore) -> None:
-    stored = store.admit(image.pk, progress=_in_steps(image.show_progress))
+def _admit(
+    image: Image, store: ImageStore, admit: Callable[..., Stored], first_progress: int
+) -> None:
+    stored = admit(progress=_in_steps(image.show_progress, first_progress))
     try:
         with transaction.atomic():
             Blob.objects.hold(stored.digest)
@@ -77,12 +103,13 @@ def _admit(image: Image, store: ImageStore) -> None:
         remove_file.defer(backend=image.region.backend, digest=stored.digest)
 
 
-def _in_steps(show: Callable[[int], None]) -> Callable[[int], None]:
+def _in_steps(show: Callable[[int], object], first: int) -> Callable[[int], None]:
     """Pass on every tenth per cent only, since each is a write."""
-    shown = 0
+    shown = first
 
     def progress(per_cent: int) -> None:
         nonlocal shown
+        per_cent = first + (100 - first) * per_cent // 100
         if per_cent >= shown + 10:
             shown = per_cent
             show(per_cent)
@@ -98,7 +125,7 @@ def _fail(image: Image, problem: StoreError) -> None:
         log.info("image %s was deleted while it was being checked", image.pk)
 
 
-def _discard_everywhere(upload_id: UUID) -> None:
+def discard_everywhere(upload_id: UUID) -> None:
     for store in _stores().values():
         store.discard(upload_id)
 

@@ -87,7 +87,7 @@ def image_detail(request: AccountRequest, image_id: UUID) -> HttpResponse:
         else "Not known yet",
         "created": date_text(image.created_at),
         "updated": date_text(image.updated_at),
-        "server_url": server_url(request.account, image.source_server_id),
+        "server_url": server_url(request, image.source_server_id),
     }
     # An offer that is not accepted has no gear: it is answered below.
     if found := row_of(request.account, image.pk):

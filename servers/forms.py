@@ -155,6 +155,18 @@ class RenameForm(forms.Form):
         super().__init__(data, initial={"name": server.name})
 
 
+class CreateImageForm(forms.Form):
+    name = NameField(
+        max_length=255,
+        required=False,
+        help_text="Left empty, the image has the server's name.",
+    )
+
+    def __init__(self, data: QueryDict | None, *, server: Server) -> None:
+        super().__init__(data)
+        self.fields["name"].widget.attrs["placeholder"] = server.name
+
+
 def _read_key(text: str) -> str:
     try:
         return read_public_key(text).line

@@ -4,6 +4,8 @@
                BUILD -> ERROR      ACTIVE -> ERROR (crashed) -> ACTIVE
     (delete) ends it in any state.
 
+An image is made of a server that is ACTIVE or SHUTOFF, which stays as it is.
+
 A deed takes two steps. The verb marks the row with a task, in the WHERE clause, and
 hands a job to the worker in the same transaction; the worker does it and settles the
 row, unless another deed has been marked since. Every step leaves a ServerEvent.
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Collection
 from typing import Any
 from uuid import UUID
 
@@ -27,7 +30,7 @@ from procrastinate.exceptions import AlreadyEnqueued
 from accounts.models import Account, Region, User
 from accounts.regions import RegionChoice
 from controlpanel.http import Conflict, TooMany
-from images.models import Blob, Image
+from images.models import Blob, Image, ImageQuerySet
 from servers.keys import read_public_key
 
 GIB = 1 << 30
@@ -60,10 +63,13 @@ class What(models.TextChoices):
     POWER_OFF = "power_off", "Power off"
     POWER_ON = "power_on", "Power on"
     RENAME = "rename", "Rename"
+    CREATE_IMAGE = "create_image", "Create Image"
     DELETE = "delete", "Delete"
     STARTED = "started", "Running"
     PROMPT = "prompt", "Login prompt on the console"
     STOPPED = "stopped", "Shut off"
+    IMAGE_CREATED = "image_created", "Image created"
+    IMAGE_FAILED = "image_failed", "No image was created"
     FAILED = "failed", "Failed"
     DELETED = "deleted", "Deleted"
 
@@ -178,6 +184,10 @@ class ServerQuerySet(models.QuerySet["Server"]):
         """Servers that have been built, and with which nothing is being done."""
         return self.filter(task="", launched_at__isnull=False)
 
+    def with_disk(self) -> ServerQuerySet:
+        """The newest servers first, without those that are not built or broken."""
+        return self.filter(status__in=_WITH_DISK).order_by("-created_at", "-id")
+
     @transaction.atomic
     def order(
         self,
@@ -213,6 +223,8 @@ class ServerQuerySet(models.QuerySet["Server"]):
             image_uuid=image.pk,
             image_name=image.name,
             image_owner_id=image.owner_id,
+            image_os=image.os,
+            image_min_ram_mb=image.min_ram_mb,
             blob=image.blob,
             flavor=flavor,
             password_hash=password_hash,
@@ -277,6 +289,7 @@ class Server(models.Model):
         REBOOTING_HARD = "rebooting_hard", "Rebooting hard"
         POWERING_OFF = "powering-off", "Powering off"
         POWERING_ON = "powering-on", "Powering on"
+        IMAGING = "image_snapshot", "Creating an image"
         DELETING = "deleting", "Deleting"
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
@@ -300,6 +313,9 @@ class Server(models.Model):
     image_owner = models.ForeignKey(
         Account, null=True, on_delete=models.PROTECT, related_name="+", db_index=False
     )
+    # What images that are made of the server carry on.
+    image_os = models.CharField(max_length=100, blank=True, editable=False)
+    image_min_ram_mb = models.PositiveIntegerField(default=0, editable=False)
     blob = models.ForeignKey(
         Blob, null=True, on_delete=models.PROTECT, related_name="servers"
     )
@@ -359,6 +375,7 @@ class Server(models.Model):
                         "rebooting_hard",
                         "powering-off",
                         "powering-on",
+                        "image_snapshot",
                         "deleting",
                     ]
                 ),
@@ -416,8 +433,25 @@ class Server(models.Model):
         return stopped and not self.task and self.launched_at is not None
 
     @property
+    def can_be_imaged(self) -> bool:
+        return self.status in _WITH_DISK and not self.task
+
+    @property
     def can_be_deleted(self) -> bool:
         return not self.is_deleting
+
+    @property
+    def disk_size(self) -> int:
+        """Bytes of its disk, which is never smaller than that of its image."""
+        least = self.blob.virtual_size if self.blob else 0
+        return max(self.flavor.disk_gb * GIB, least)
+
+    def images_made(self) -> ImageQuerySet:
+        return Image.objects.filter(owner=self.account_id, source_server_id=self.pk)
+
+    def images_being_made(self) -> ImageQuerySet:
+        """At most one, save for a moment while the server is being deleted."""
+        return self.images_made().filter(status=Image.Status.SAVING)
 
     @property
     def state(self) -> str:
@@ -446,6 +480,40 @@ class Server(models.Model):
         self._begin(self.Task.POWERING_ON, stopped, by=by, launched_at__isnull=False)
 
     @transaction.atomic
+    def create_image(self, *, name: str, by: User) -> Image:
+        """Have an image of its own made for the account, of the disk as it is now.
+
+        Raises ServerConflict, or ImageConflict when the account's quota is reached.
+        """
+        blob = self.blob
+        # The account is locked by this, so two requests come here one by one.
+        Image.objects.make_room(self.account, size=blob.size if blob else 0)
+        if being_made := self.images_being_made().first():
+            raise ServerConflict(
+                f"An image of {self} is being made already: {being_made}. Wait until "
+                "it is done."
+            )
+        image = Image(
+            owner_id=self.account_id,
+            region_id=self.region_id,
+            name=name,
+            os=self.image_os,
+            origin=Image.Origin.SERVER,
+            status=Image.Status.SAVING,
+            source_server_id=self.pk,
+            source_server_name=self.name,
+            created_by=by.get_username(),
+            # Of the file's size it is only known that there is no less of it.
+            size=blob.size if blob else 0,
+            virtual_size=self.disk_size,
+            min_disk_gb=-(-self.disk_size // GIB),
+            min_ram_mb=self.image_min_ram_mb,
+        )
+        self._begin(self.Task.IMAGING, _WITH_DISK, by=by, image=image)
+        image.save(force_insert=True)
+        return image
+
+    @transaction.atomic
     def delete_later(self, *, by: User) -> None:
         """Delete the server and its disk. Whatever else is being done comes first."""
         waiting = Server.objects.filter(pk=self.pk).exclude(task=self.Task.DELETING)
@@ -466,7 +534,13 @@ class Server(models.Model):
 
     @transaction.atomic
     def _begin(
-        self, task: Task, allowed: set[Status], *, by: User, **also: object
+        self,
+        task: Task,
+        allowed: Collection[Status],
+        *,
+        by: User,
+        image: Image | None = None,
+        **also: object,
     ) -> None:
         # The WHERE clause is the guard: of two simultaneous deeds only one matches.
         begun = Server.objects.filter(
@@ -475,7 +549,8 @@ class Server(models.Model):
         if not begun:
             raise ServerConflict(self._why_not_begun(task))
         self._refresh()
-        self.record(_RECORDED[task], by=by)
+        note = image.name if image else ""
+        self.record(_RECORDED[task], by=by, note=note, image=image)
         self.defer(JOBS[Server.Task(task)])
 
     def _why_not_begun(self, task: Task) -> str:
@@ -511,12 +586,21 @@ class Server(models.Model):
         if server is None:
             return
         server.record(What.DELETED)
+        # They keep its name, and lead nowhere any more.
+        server.images_made().update(source_server_id=None)
         blob = server.blob
         server.delete()
         if blob:
             blob.release()
 
-    def record(self, what: What, *, by: User | None = None, note: str = "") -> None:
+    def record(
+        self,
+        what: What,
+        *,
+        by: User | None = None,
+        note: str = "",
+        image: Image | None = None,
+    ) -> None:
         """Write down what happened; nobody stands for the cloud itself."""
         ServerEvent.objects.create(
             server_id=self.pk,
@@ -525,6 +609,7 @@ class Server(models.Model):
             what=what,
             actor_name=by.get_username() if by else "",
             note=note[:500],
+            image_id=image.pk if image else None,
         )
 
     def defer(self, job: str) -> None:
@@ -563,6 +648,7 @@ JOBS = {
     Server.Task.REBOOTING_HARD: "reboot",
     Server.Task.POWERING_OFF: "power_off",
     Server.Task.POWERING_ON: "power_on",
+    Server.Task.IMAGING: "snapshot",
     Server.Task.DELETING: "delete",
 }
 _RECORDED = {
@@ -570,7 +656,10 @@ _RECORDED = {
     Server.Task.REBOOTING_HARD: What.REBOOT_HARD,
     Server.Task.POWERING_OFF: What.POWER_OFF,
     Server.Task.POWERING_ON: What.POWER_ON,
+    Server.Task.IMAGING: What.CREATE_IMAGE,
 }
+# In these it has a disk that is in order.
+_WITH_DISK = (Server.Status.ACTIVE, Server.Status.SHUTOFF)
 
 
 class ServerEvent(models.Model):
@@ -584,11 +673,18 @@ class ServerEvent(models.Model):
     what = models.CharField(max_length=20, choices=What)
     actor_name = models.CharField(max_length=150, blank=True)
     note = models.CharField(max_length=500, blank=True)
+    # The image that was, or was not, made of the server.
+    image_id = models.UUIDField(null=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
         indexes = [
             models.Index(fields=["account", "server_id", "id"], name="servers_event"),
+        ]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["image_id", "what"], name="servers_event_of_image_once"
+            ),
         ]
 
     def __str__(self) -> str:

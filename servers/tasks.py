@@ -20,6 +20,7 @@ from procrastinate import RetryStrategy
 from procrastinate.contrib.django import app as jobs
 
 from images.stores import StoreError, store_for
+from servers import snapshots
 from servers.compute.backends import compute_for
 from servers.compute.base import (
     Compute,
@@ -128,10 +129,31 @@ def power_on(server_id: str) -> None:
 
 
 @jobs.task(queue="servers", retry=_AGAIN)
+def snapshot(server_id: str) -> None:
+    server = _with_task(server_id, Server.Task.IMAGING)
+    if server is None:
+        return
+    image = server.images_being_made().first()
+    if image is None:  # deleted before this began
+        snapshots.give_up(server, None, "")
+        return
+    try:
+        compute = compute_for(server.region.backend)
+        snapshots.write(compute, _spec_of(server), image)
+    except ServerBusy:
+        raise
+    except (ComputeError, StoreError) as error:
+        snapshots.give_up(server, image, str(error))
+    else:
+        snapshots.hand_over(server, image)
+
+
+@jobs.task(queue="servers", retry=_AGAIN)
 def delete(server_id: str) -> None:
     server = _with_task(server_id, Server.Task.DELETING)
     if server is None:
         return
+    snapshots.end_for(server)
     try:
         compute_for(server.region.backend).destroy(server.pk)
     except ServerBusy:

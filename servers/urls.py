@@ -14,6 +14,11 @@ urlpatterns = [
     path("servers/<uuid:server_id>/power-off/", views.power_off, name="power-off"),
     path("servers/<uuid:server_id>/power-on/", views.power_on, name="power-on"),
     path("servers/<uuid:server_id>/rename/", views.rename, name="rename"),
+    path(
+        "servers/<uuid:server_id>/create-image/",
+        views.create_image,
+        name="create-image",
+    ),
     path("servers/<uuid:server_id>/delete/", views.delete, name="delete"),
     path("keys/", key_views.keys, name="keys"),
     path("keys/<uuid:key_id>/delete/", key_views.key_delete, name="key-delete"),

@@ -19,12 +19,14 @@ from django.views.decorators.http import (
 from accounts.access import AccountRequest, link, requires
 from accounts.permissions import Capability
 from controlpanel.http import leave_for, render_page, wants_partial
-from images.models import Image
+from images.models import Image, ImageConflict
+from images.stores import StoreError
 from servers.compute.backends import compute_for
 from servers.compute.base import ComputeError
-from servers.forms import RebootForm, RenameForm
+from servers.forms import CreateImageForm, RebootForm, RenameForm
 from servers.models import Server, ServerConflict, ServerEvent, ServerQuerySet
 from servers.rows import ServerRow, why_unavailable
+from servers.snapshots import check_room
 
 PAGE_SIZE = 25
 CONSOLE_LINES = 200
@@ -96,6 +98,7 @@ def detail(request: AccountRequest, server_id: UUID) -> HttpResponse:
         "server": server,
         "image": _image_to_link(request, server),
         "row": shown,
+        "images": list(server.images_made().order_by("-created_at", "-id")[:5]),
         "oob": wants_partial(request),
         "events": list(events.order_by("-pk")[:30]),
         "unavailable": why_unavailable(server.region.backend),
@@ -189,6 +192,30 @@ def rename(request: AccountRequest, server_id: UUID) -> HttpResponse:
     except ServerConflict as conflict:
         return _ask(request, server, "servers/rename.html", form, conflict)
     return _done(request, server, f"The server's name is {server} now.")
+
+
+@require_http_methods(["GET", "POST"])
+@requires(Capability.MANAGE_SERVERS)
+def create_image(request: AccountRequest, server_id: UUID) -> HttpResponse:
+    servers = _own(request).select_related("account", "flavor", "blob")
+    server = get_object_or_404(servers, pk=server_id)
+    template = "servers/create_image.html"
+    posted = request.method == "POST"
+    form = CreateImageForm(request.POST if posted else None, server=server)
+    if form.is_valid():
+        try:
+            check_room(server.region)
+            name = form.cleaned_data["name"] or server.name
+            image = server.create_image(name=name, by=request.user)
+        except ServerConflict as conflict:
+            return _ask(request, server, template, form, conflict)
+        except (ImageConflict, StoreError) as full:
+            form.add_error(None, str(full))
+        else:
+            return _done(
+                request, server, f"{image} is being made. It is in Saved Images."
+            )
+    return _ask(request, server, template, form)
 
 
 @require_http_methods(["GET", "POST"])

@@ -6,6 +6,7 @@ from django.db import models
 
 from accounts.access import AccountRequest
 from accounts.models import Account
+from accounts.permissions import Capability
 from images.models import Image
 from sharing.models import ImageShare, ShareEvent
 from sharing.versions import version_of
@@ -43,6 +44,7 @@ def shared_by(request: AccountRequest, image: Image) -> dict[str, Any]:
         "producer": producer,
         "is_available": image.is_active and not producer.is_suspended,
         "share": shares.with_declaration().first(),
+        "servers": servers_from(image, request),
         **_some(events),
     }
 
@@ -53,3 +55,11 @@ def _some(events: models.QuerySet[ShareEvent]) -> dict[str, Any]:
         "events": some[:EVENTS_IN_SECTION],
         "has_more_events": len(some) > EVENTS_IN_SECTION,
     }
+
+
+def servers_from(image: Image, request: AccountRequest) -> list[Any]:
+    """The account's newest servers from the image, of which a copy can be made."""
+    if Capability.VIEW_SERVERS not in request.capabilities:
+        return []
+    servers: Any = getattr(image, "servers")  # noqa: B009
+    return list(servers.with_disk().filter(account=request.account)[:3])

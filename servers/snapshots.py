@@ -1,0 +1,216 @@
+"""From a server's disk to an image: what comes before the store, and after it.
+
+1. The job `servers.tasks.snapshot` has the region write the disk into one file, which
+   lies in `handover` once it is whole. The server is free again from then on.
+2. The job `save` takes the file into the store, as if it had been uploaded, and the
+   image becomes active. It needs the server no more.
+
+Each can be cut short at any line: the rows and the file tell how far it came.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from datetime import timedelta
+from functools import partial
+from uuid import UUID
+
+from django.db import transaction
+from django.utils import timezone
+from procrastinate import JobContext, RetryStrategy
+from procrastinate.contrib.django import app as jobs
+from procrastinate.exceptions import AlreadyEnqueued
+
+from accounts.models import Region
+from images.models import Image, ImageConflict
+from images.stores import (
+    ImageStore,
+    StoreError,
+    StoreFull,
+    Unavailable,
+    store_for,
+)
+from images.tasks import MOST_ATTEMPTS, discard_everywhere, settle
+from servers.compute import handover
+from servers.compute.base import Compute, Progress, ServerSpec, SnapshotFailed
+from servers.models import Server, ServerEvent, What
+
+log = logging.getLogger("panel.servers")
+
+# Per cent of the whole that are done when the disk is written, and how often (in
+# seconds) a row is written to say so.
+_WRITTEN = 70
+_TELL_EVERY = 1.0
+_STALE_AFTER = timedelta(minutes=10)
+_SERVER_GONE = "The server was deleted before its disk had been read."
+_IMAGE_GONE = "The image was deleted while it was being made."
+_LOST = "The work on it was interrupted. Create the image again."
+
+
+def check_room(region: Region) -> None:
+    """Raise StoreError if no image can be taken in there at present."""
+    store = store_for(region.backend)
+    if reason := store.unavailable_reason():
+        raise Unavailable(reason)
+    if not store.free_bytes():
+        raise StoreFull("There is no room left for images at the moment.")
+
+
+def write(compute: Compute, spec: ServerSpec, image: Image) -> None:
+    """Have the region write the disk; raises ComputeError. Once it is written, no
+    other moment of the disk takes its place.
+    """
+    if not handover.is_there(image.pk):
+        target = handover.path_of(image.pk)
+        compute.snapshot(spec, target, _telling(image))
+
+
+@transaction.atomic
+def hand_over(server: Server, image: Image) -> None:
+    """The disk is written: free the server, and have the file saved."""
+    server.settle(None, task="")  # unless it is being deleted
+    defer_save(image)
+
+
+@transaction.atomic
+def give_up(server: Server, image: Image | None, reason: str) -> None:
+    """No image comes of it, and the server goes on."""
+    if image:
+        log.warning("server %s, image %s: %s", server.pk, image.pk, reason)
+        _fail(image, reason)
+    server.settle(None, task="")
+
+
+def end_for(server: Server) -> None:
+    """The server is about to go. What of its disk is written becomes an image."""
+    for image in server.images_being_made():
+        if handover.is_there(image.pk):
+            defer_save(image)
+        else:
+            _fail(image, _SERVER_GONE)
+
+
+def defer_save(image: Image) -> None:
+    """Have the file saved, once, however often this is asked for."""
+    name = f"save-{image.pk}"
+    try:
+        with transaction.atomic():
+            save.configure(lock=name, queueing_lock=name).defer(image_id=str(image.pk))
+    except AlreadyEnqueued:
+        pass
+
+
+@jobs.task(
+    queue="images",
+    retry=RetryStrategy(
+        max_attempts=MOST_ATTEMPTS, exponential_wait=4, retry_exceptions=[StoreError]
+    ),
+    pass_context=True,
+)
+def save(context: JobContext, image_id: str) -> None:
+    """Take a server's disk into the store, and make the image active."""
+    images = Image.objects.select_related("region", "owner")
+    image = images.filter(pk=image_id).first()
+    if image is None:
+        discard_everywhere(UUID(image_id))
+        handover.discard(UUID(image_id))
+        return
+    store = store_for(image.region.backend)
+    if image.is_changing:
+        _save(image, store, context.job.attempts + 1 >= MOST_ATTEMPTS)
+    _tell(image)
+    store.discard(image.pk)
+    # It goes last: while it is there, all this can be done again.
+    handover.discard(image.pk)
+
+
+def _save(image: Image, store: ImageStore, is_last_try: bool) -> None:
+    try:
+        _make_room(image)
+    except (ImageConflict, SnapshotFailed) as reason:
+        _fail(image, str(reason))
+        return
+    take_in = partial(store.import_file, handover.path_of(image.pk), upload_id=image.pk)
+    settle(image, store, take_in, is_last_try=is_last_try, first_progress=_WRITTEN)
+
+
+@transaction.atomic
+def _make_room(image: Image) -> None:
+    """Hold the quota for the file's true size, which is known only now."""
+    try:
+        size = handover.path_of(image.pk).stat().st_size
+    except FileNotFoundError:
+        raise SnapshotFailed(_LOST) from None
+    if image.owner:
+        Image.objects.make_room(image.owner, size=size, instead_of=image)
+    saving = Image.objects.filter(pk=image.pk, status=Image.Status.SAVING)
+    saving.update(size=size, updated_at=timezone.now())
+
+
+@jobs.periodic(cron="*/5 * * * *")
+@jobs.task(queue="images", queueing_lock="snapshots-resume")
+def resume(timestamp: int) -> None:
+    """Take up images that no job has moved on for a while, and files nobody awaits."""
+    saving = Image.objects.filter(
+        origin=Image.Origin.SERVER, status=Image.Status.SAVING
+    )
+    for image in saving.filter(updated_at__lt=timezone.now() - _STALE_AFTER):
+        if handover.is_there(image.pk):
+            defer_save(image)
+        # Else the server's own job comes again, as all of its jobs do.
+        elif not _is_being_written(image):
+            _fail(image, _LOST)
+    for image_id in handover.waiting():
+        if not saving.filter(pk=image_id).exists():
+            handover.discard(image_id)
+
+
+def _is_being_written(image: Image) -> bool:
+    return (
+        image.source_server_id is not None
+        and Server.objects.filter(
+            pk=image.source_server_id, task=Server.Task.IMAGING
+        ).exists()
+    )
+
+
+def _telling(image: Image) -> Progress:
+    """Show how far it is, and end it when nobody waits for it any more."""
+    told_at = 0.0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal told_at
+        if time.monotonic() - told_at < _TELL_EVERY:
+            return
+        told_at = time.monotonic()
+        if not image.show_progress(_WRITTEN * done // max(total, 1)):
+            raise SnapshotFailed(_IMAGE_GONE)
+        if not _is_being_written(image):
+            raise SnapshotFailed(_SERVER_GONE)
+
+    return progress
+
+
+@transaction.atomic
+def _fail(image: Image, reason: str) -> None:
+    with contextlib.suppress(ImageConflict):  # deleted, or done after all
+        image.fail(reason)
+        _tell(image)
+
+
+def _tell(image: Image) -> None:
+    """Write what became of the image on its server, once, if the server is there."""
+    if image.source_server_id is None or image.is_changing:
+        return
+    server = Server.objects.filter(pk=image.source_server_id).first()
+    if server is None:
+        return
+    failed = image.status == Image.Status.ERROR
+    what = What.IMAGE_FAILED if failed else What.IMAGE_CREATED
+    note = f"{image}: {image.status_reason}" if failed else image.name
+    told = ServerEvent.objects.filter(image_id=image.pk, what=what)
+    if not told.exists():
+        server.record(what, note=note, image=image)
+        Server.objects.filter(pk=server.pk).update(changed_at=timezone.now())
