@@ -76,6 +76,7 @@ ACCESS = {
     "servers:power-off":       "POST /{beta}/servers/{server}/power-off/     403  403  403  403  403  409  409  409  404",
     "servers:power-on":        "POST /{beta}/servers/{server}/power-on/      403  403  403  403  403  409  409  409  404",
     "servers:rename":          "POST /{beta}/servers/{server}/rename/        403  403  403  403  403  422  422  422  404",
+    "servers:create-image":    "POST /{beta}/servers/{server}/create-image/  403  403  403  403  403  409  409  409  404",
     "servers:delete":          "POST /{beta}/servers/{server}/delete/        403  403  403  403  403  302  302  302  404",
     "servers:keys":            "POST /{beta}/keys/                           403  403  403  403  422  422  422  422  404",
     "servers:key-delete":      "POST /{beta}/keys/{key}/delete/              403  403  403  403  302  302  302  302  404",

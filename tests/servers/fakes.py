@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 from uuid import UUID
@@ -30,6 +31,9 @@ class FakeCompute:
         self.screens: dict[UUID, tuple[bytes, float]] = {}
         self.deeds: list[str] = []
         self.port = 22022
+        # What a snapshot yields, and what happens while it is taken.
+        self.disk = b""
+        self.at_snapshot: Callable[[], object] = lambda: None
         self.unavailable: str | None = None
         self.trouble: ComputeError | None = None
         # Set by a test that wants to do something while a disk is being made.
@@ -86,7 +90,12 @@ class FakeCompute:
     def snapshot(
         self, spec: ServerSpec, target: Path, progress: Progress | None = None
     ) -> None:
-        raise NotImplementedError
+        self.at_snapshot()
+        self._do("snapshot")
+        for done in (25, 50, 100):
+            if progress:
+                progress(done, 100)
+        target.write_bytes(self.disk)
 
     def console_log(self, server_id: UUID, *, max_bytes: int = 65536) -> str:
         return self.consoles.get(server_id, "")
@@ -109,6 +118,14 @@ class FakeCompute:
 
 
 class FakeStore:
+    full = False
+
+    def unavailable_reason(self) -> str:
+        return ""
+
+    def free_bytes(self) -> int:
+        return 0 if self.full else 1 << 40
+
     def path(self, digest: str) -> Path:
         return Path("/images") / digest
 
@@ -121,8 +138,9 @@ def without_machines(compute: FakeCompute, stack: contextlib.ExitStack) -> None:
     for name in USERS:
         place = f"servers.{name}.compute_for"
         stack.enter_context(mock.patch(place, return_value=compute))
-    store = mock.patch("servers.tasks.store_for", return_value=FakeStore())
-    stack.enter_context(store)
+    for name in ("tasks", "snapshots"):
+        place = f"servers.{name}.store_for"
+        stack.enter_context(mock.patch(place, return_value=FakeStore()))
 
 
 class FakeComputeMixin:

@@ -192,26 +192,29 @@ class DeedTests(FakeComputeMixin, CastTestCase):
     def test_the_table_of_states(self):
         allowed = {
             ("BUILD", "spawning"): set(),
-            ("ACTIVE", ""): {"reboot", "power_off"},
-            ("SHUTOFF", ""): {"power_on"},
+            ("ACTIVE", ""): {"reboot", "power_off", "create_image"},
+            ("SHUTOFF", ""): {"power_on", "create_image"},
             ("ERROR", ""): {"power_on"},
             ("ACTIVE", "rebooting"): set(),
             ("SHUTOFF", "powering-on"): set(),
+            ("ACTIVE", "image_snapshot"): set(),
             ("ACTIVE", "deleting"): set(),
         }
         for (status, task), deeds in allowed.items():
-            for deed in ["reboot", "power_off", "power_on"]:
+            for deed, offered in OFFERED.items():
                 with self.subTest(status=status, task=task, deed=deed):
                     rows = Server.objects.filter(pk=self.server.pk)
                     rows.update(status=status, task=task)
                     self.server.refresh_from_db()
-                    can = getattr(self.server, f"can_be_{OFFERED[deed]}")
+                    Image.objects.filter(origin="server").delete()
+                    named = {"name": "copy"} if deed == "create_image" else {}
+                    can = getattr(self.server, f"can_be_{offered}")
                     assert can == (deed in deeds)
                     if deed in deeds:
-                        getattr(self.server, deed)(by=self.bob)
+                        getattr(self.server, deed)(by=self.bob, **named)
                     else:
                         with pytest.raises(ServerConflict):
-                            getattr(self.server, deed)(by=self.bob)
+                            getattr(self.server, deed)(by=self.bob, **named)
 
     def test_a_server_that_was_never_built_cannot_be_started(self):
         server = ServerFactory.create(account=self.beta)
@@ -269,6 +272,7 @@ OFFERED = {
     "reboot": "rebooted",
     "power_off": "powered_off",
     "power_on": "powered_on",
+    "create_image": "imaged",
 }
 
 

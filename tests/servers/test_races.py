@@ -4,6 +4,7 @@ import threading
 import uuid
 from functools import partial
 
+from django.conf import settings
 from django.db import connection
 from django.test import TransactionTestCase
 
@@ -102,6 +103,48 @@ class SimultaneousTests(FakeComputeMixin, TransactionTestCase):
             assert Blob.objects.filter(pk=image.blob.pk).exists() == bool(server)
             if server:
                 server.forget()
+
+    def test_one_of_eight_clicks_makes_an_image(self):
+        server = ServerFactory.create(account=self.beta, active=True)
+
+        def create_image():
+            copy = Server.objects.get(pk=server.pk)
+            copy.create_image(name="golden", by=self.bob)
+
+        assert at_once([create_image] * 8) == {"done": 1, "conflict": 7}
+        assert Image.objects.filter(origin="server").count() == 1
+        assert ServerEvent.objects.filter(what="create_image").count() == 1
+
+    def test_an_image_and_a_deletion_at_once_leave_nothing_half_done(self):
+        for _ in range(5):
+            server = ServerFactory.create(account=self.beta, active=True)
+
+            def create_image(server=server):
+                copy = Server.objects.get(pk=server.pk)
+                copy.create_image(name="golden", by=self.bob)
+
+            def delete(server=server):
+                Server.objects.get(pk=server.pk).delete_later(by=self.bob)
+
+            assert at_once([create_image, delete])["done"] >= 1
+            tasks.snapshot(server_id=str(server.pk))
+            tasks.delete(server_id=str(server.pk))
+            assert not Server.objects.filter(pk=server.pk).exists()
+            assert not Image.objects.filter(status="saving").exists()
+
+    def test_images_of_many_servers_at_once_do_not_pass_the_quota(self):
+        servers = [
+            ServerFactory.create(account=self.beta, active=True) for _ in range(4)
+        ]
+        deeds = [
+            partial(server.create_image, name="golden", by=self.bob)
+            for server in servers
+        ]
+        with self.settings(IMAGES=settings.IMAGES | {"images_per_account": 2}):
+            assert at_once(deeds) == {"done": 2, "conflict": 2}
+
+        assert Image.objects.filter(origin="server").count() == 2
+        assert Server.objects.filter(task="image_snapshot").count() == 2
 
     def test_a_withdrawal_waits_while_a_disk_is_being_made(self):
         share = ImageShareFactory.create(consumer=self.beta, accepted=True)

@@ -101,6 +101,10 @@ class StoryTests(TransactionTestCase):
         server.refresh_from_db()
         assert (server.status, server.task) == (status, ""), server.reason
 
+    def run_on(self, server, command):
+        """Type a command at the machine's own console, as its root."""
+        raise NotImplementedError
+
     def console(self, server):
         response = self.page("servers:console", server.pk)
         assert response.status_code == 200

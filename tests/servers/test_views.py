@@ -2,6 +2,7 @@ import time
 import uuid
 from unittest import mock
 
+from django.conf import settings
 from django.urls import reverse
 from procrastinate.contrib.django.models import ProcrastinateJob
 
@@ -25,7 +26,7 @@ from tests.servers.factories import (
     ServerFactory,
     SSHKeyFactory,
 )
-from tests.servers.fakes import PNG, FakeComputeMixin
+from tests.servers.fakes import PNG, FakeComputeMixin, FakeStore
 
 
 class ServerViewTestCase(FakeComputeMixin, CastTestCase):
@@ -459,6 +460,7 @@ class DeedTests(ServerViewTestCase):
         "reboot": {"how": "soft"},
         "power-off": {},
         "rename": {"name": "db-1"},
+        "create-image": {"name": ""},
         "delete": {},
     }
 
@@ -556,6 +558,162 @@ class DeedTests(ServerViewTestCase):
             assert self.get("screen", server.pk).status_code == 404
 
 
+class CreateImageTests(ServerViewTestCase):
+    def setUp(self):
+        super().setUp()
+        self.web = self.server(name="web-1", image=self.base)
+
+    def shared_server(self):
+        self.share = ImageShareFactory.create(
+            image=self.image, consumer=self.beta, accepted=True
+        )
+        return self.server(name="from acme", image=self.image)
+
+    def saving(self):
+        return Image.objects.get(status="saving")
+
+    def test_an_image_is_in_saved_images_at_once(self):
+        self.post("create-image", self.web.pk, name="golden")
+
+        image = self.saving()
+        assert (image.name, image.owner, image.region) == (
+            "golden",
+            self.beta,
+            self.web.region,
+        )
+        listed = self.client.get(reverse("images:list", args=[self.beta.number]))
+        self.assertContains(listed, "golden")
+        self.assertContains(listed, self.url("detail", self.web.pk))
+        self.assertContains(listed, "Saving")
+        Image.objects.update(progress=40)
+        row = reverse("images:row", args=[self.beta.number, image.pk])
+        self.assertContains(self.client.get(row), "Saving 40 %")
+        detail = self.get("detail", self.web.pk)
+        self.assertContains(detail, "Creating an image")
+        self.assertContains(detail, "Saving 40 %")
+        self.assertContains(detail, "by <bdi>bob</bdi>")
+
+    def test_without_a_name_it_is_called_as_the_server(self):
+        self.post("create-image", self.web.pk, name="  ")
+
+        assert self.saving().name == "web-1"
+
+    def test_names_are_taken_in_every_script_and_need_not_be_unique(self):
+        for name in ["画像 <b>", "画像 <b>"]:
+            self.post("create-image", self.web.pk, name=name)
+            Image.objects.update(status="error")
+            Server.objects.update(task="")
+
+        assert Image.objects.filter(name="画像 <b>").count() == 2
+        self.assertNotContains(self.get("detail", self.web.pk), "画像 <b>")
+
+    def test_odd_names_are_refused(self):
+        for name in ["x" * 256, "a\tb"]:
+            for htmx in [False, True]:
+                response = self.post("create-image", self.web.pk, name=name, htmx=htmx)
+                assert response.status_code == 422
+                assert list(response.context["form"].errors) == ["name"]
+        assert not Image.objects.filter(origin="server").exists()
+
+    def test_the_dialog_says_what_the_image_of_a_running_server_is(self):
+        said = "as if the power were cut"
+        self.assertContains(self.get("create-image", self.web.pk), said)
+        self.assertContains(self.get("create-image", self.web.pk), "private keys")
+        Server.objects.update(status="SHUTOFF")
+        self.assertNotContains(self.get("create-image", self.web.pk), said)
+
+    def test_a_second_click_is_a_conflict_and_makes_no_second_image(self):
+        for htmx in [False, True]:
+            self.post("create-image", self.web.pk, name="one")
+            response = self.post("create-image", self.web.pk, name="two", htmx=htmx)
+            self.assertContains(response, "being made already: one", status_code=409)
+            assert Image.objects.filter(origin="server").count() == 1
+
+    def test_what_has_no_disk_in_order_is_a_conflict_with_the_state(self):
+        states = {
+            ("BUILD", "spawning"): "Building is under way",
+            ("ACTIVE", "deleting"): "Deleting is under way",
+            ("ACTIVE", "rebooting"): "Rebooting is under way",
+            ("ERROR", ""): "is error, so",
+        }
+        for (status, task), said in states.items():
+            for htmx in [False, True]:
+                with self.subTest(status=status, task=task, htmx=htmx):
+                    Server.objects.update(status=status, task=task)
+                    response = self.post("create-image", self.web.pk, htmx=htmx)
+                    self.assertContains(response, said, status_code=409)
+        assert not Image.objects.filter(origin="server").exists()
+
+    def test_a_full_quota_or_store_is_an_error_of_the_form(self):
+        full = settings.IMAGES | {"images_per_account": 0}
+        with self.settings(IMAGES=full):
+            for htmx in [False, True]:
+                response = self.post("create-image", self.web.pk, htmx=htmx)
+                self.assertContains(response, "has at most 0 images", status_code=422)
+        with mock.patch.object(FakeStore, "full", new=True):
+            response = self.post("create-image", self.web.pk)
+            self.assertContains(response, "no room left", status_code=422)
+        self.web.refresh_from_db()
+        assert self.web.task == ""
+
+    def test_a_server_of_a_shared_image_offers_your_own_copy(self):
+        server = self.shared_server()
+        offer = "Keep your own copy"
+        for page in (self.get("list"), self.get("detail", server.pk)):
+            self.assertContains(page, offer)
+            self.assertContains(page, self.url("create-image", server.pk))
+        dialog = self.get("create-image", server.pk, htmx=True)
+        self.assertContains(dialog, "your own copy</strong>")
+        self.assertContains(dialog, "Acme")
+        self.assertNotContains(self.get("detail", self.web.pk), offer)
+
+    def test_the_accepted_image_leads_to_its_servers_or_to_create_server(self):
+        ImageShareFactory.create(image=self.image, consumer=self.beta, accepted=True)
+        page = reverse("images:detail", args=[self.beta.number, self.image.pk])
+        new = f"{self.url('create')}?region=IAD&amp;image={self.image.pk}"
+        self.assertContains(self.client.get(page), "Boot a server from this image")
+        self.assertContains(self.client.get(page), f'class="btn" href="{new}"')
+
+        server = self.server(name="from acme", image=self.image)
+        self.server(account=self.corp, name="of corp")
+        shown = self.client.get(page)
+        self.assertContains(shown, self.url("create-image", server.pk))
+        self.assertContains(shown, "Create Image of <bdi>from acme")
+        self.assertNotContains(shown, "Boot a server from this image")
+        self.assertNotContains(shown, "of corp")
+
+    def test_a_role_that_falls_short_is_told_so_everywhere(self):
+        server = self.shared_server()
+        self.sign_in(Role.SERVERS_CREATOR)
+        detail = self.get("detail", server.pk)
+        self.assertContains(detail, "Keeping a copy needs nova:admin")
+        self.assertNotContains(detail, self.url("create-image", server.pk))
+        assert self.post("create-image", server.pk).status_code == 403
+
+        # Who sees images only learns of no server either.
+        self.sign_in(Role.IMAGES_ADMIN)
+        page = reverse("images:detail", args=[self.beta.number, self.image.pk])
+        self.assertContains(self.client.get(page), "Keeping a copy needs nova:admin")
+        self.assertNotContains(self.client.get(page), "from acme")
+
+    def test_who_sees_servers_only_gets_no_link_to_images(self):
+        self.post("create-image", self.web.pk, name="golden")
+        self.sign_in(Role.SERVERS_ADMIN)
+
+        detail = self.get("detail", self.web.pk)
+        self.assertContains(detail, "golden")
+        images = reverse("images:detail", args=[self.beta.number, self.saving().pk])
+        self.assertNotContains(detail, images)
+
+    def test_who_sees_images_only_gets_no_link_to_the_server(self):
+        self.post("create-image", self.web.pk, name="golden")
+        self.sign_in(Role.IMAGES_ADMIN)
+        here = reverse("images:list", args=[self.beta.number])
+
+        self.assertContains(self.client.get(here), "web-1")
+        self.assertNotContains(self.client.get(here), self.url("detail", self.web.pk))
+
+
 class KeyTests(ServerViewTestCase):
     def test_of_two_keys_at_once_with_one_name_the_second_is_told(self):
         with mock.patch.object(SSHKey, "add", side_effect=SSHKey.Taken("Taken.")):
@@ -612,4 +770,4 @@ class KeyTests(ServerViewTestCase):
         assert self.post("key-delete", key.pk).status_code == 404
 
 
-QUERIES = {"list": 4, "create": 8, "detail": 5}
+QUERIES = {"list": 4, "create": 8, "detail": 6}
