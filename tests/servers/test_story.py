@@ -3,6 +3,7 @@ accepted, a server boots from it, and nothing is left of it in the end.
 """
 
 import shutil
+import subprocess
 import tempfile
 import time
 import uuid
@@ -16,7 +17,7 @@ from django.urls import reverse
 from procrastinate.contrib.django import app as jobs
 
 from accounts.permissions import Role
-from images.models import Image
+from images.models import Blob, Image
 from servers.compute.backends import compute_for
 from servers.models import Server, ServerEvent
 from sharing.models import ImageShare
@@ -70,13 +71,13 @@ class StoryTests(TransactionTestCase):
                 install_signal_handlers=False,
             )
 
-    def wait_for_prompts(self, server, count):
+    def wait_for_prompts(self, server, count, host="web-1"):
         deadline = time.monotonic() + PATIENCE
-        while (seen := self.console(server)).count("web-1 login:") < count:
+        while (seen := self.console(server)).count(f"{host} login:") < count:
             assert time.monotonic() < deadline, seen
             time.sleep(0.5)
 
-    def order(self, image, name):
+    def order(self, image, name, key=ED25519):
         return self.send(
             "servers:create",
             token=uuid.uuid4(),
@@ -84,7 +85,7 @@ class StoryTests(TransactionTestCase):
             name=name,
             image=image.pk,
             flavor="tiny",
-            new_key=ED25519,
+            new_key=key,
         )
 
     def page(self, view, /, *args, account=None, **query):
@@ -101,14 +102,30 @@ class StoryTests(TransactionTestCase):
         server.refresh_from_db()
         assert (server.status, server.task) == (status, ""), server.reason
 
-    def run_on(self, server, command):
-        """Type a command at the machine's own console, as its root."""
-        raise NotImplementedError
-
     def console(self, server):
         response = self.page("servers:console", server.pk)
         assert response.status_code == 200
         return response.content.decode()
+
+    def new_key(self):
+        if not shutil.which("ssh"):
+            pytest.skip("there is no SSH client here: apt-get install openssh-client")
+        key = self.folder / "key"
+        command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key]
+        subprocess.run(command, check=True, timeout=60)
+        return key.with_suffix(".pub").read_text().strip()
+
+    def run_on(self, server, command):
+        subprocess.run(
+            [
+                *("ssh", "-i", self.folder / "key", "-p", str(server.ssh_port)),
+                *("-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no"),
+                *("-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"),
+                *("-o", "ConnectTimeout=60", "-F", "none", "root@127.0.0.1", command),
+            ],
+            check=True,
+            timeout=PATIENCE,
+        )
 
     def upload_share_and_accept(self):
         self.client.force_login(self.alice)
@@ -169,3 +186,54 @@ class StoryTests(TransactionTestCase):
         assert not Path("/proc", process.strip()).exists()
         assert not list(self.folder.rglob("*.qcow2"))
         assert ServerEvent.objects.filter(what="deleted").count() == 1
+
+    def test_bob_keeps_a_copy_that_needs_alice_no_more(self):
+        image, share = self.upload_share_and_accept()
+        self.order(image, name="Web 1", key=self.new_key())
+        self.work()
+        server = Server.objects.get()
+        self.wait_for_prompts(server, 1)
+        # A terminal greets with it, so the next server will show it by itself.
+        self.run_on(server, "echo 'A copy of Beta' >/etc/issue && sync")
+
+        # The server is running, and goes on.
+        created = self.send("servers:create-image", server.pk, name="our own")
+        assert created.status_code == 302
+        self.work()
+        copy = Image.objects.owned_by(self.beta).get()
+        assert copy.is_active, copy.status_reason
+        assert copy.blob.digest != image.blob.digest
+        assert (copy.min_disk_gb, copy.virtual_size) == (1, 1 << 30)
+        server.refresh_from_db()
+        assert (server.status, server.task) == ("ACTIVE", "")
+        self.run_on(server, "true")
+
+        # Alice takes all back, and Bob deletes the server: the copy stands alone.
+        share.refresh_from_db()
+        share.revoke(by=self.alice)
+        image.delete_with_shares(by=self.alice)
+        self.send("servers:delete", server.pk)
+        self.work()
+        assert not Blob.objects.exclude(pk=copy.blob_id).exists()
+        listed = self.page("images:list").content.decode()
+        assert "our own" in listed
+        assert "(deleted server)" in listed
+
+        # It boots, with what the first server had written.
+        assert self.order(copy, name="Web 2").status_code == 201
+        self.work()
+        second = Server.objects.get()
+        assert second.status == "ACTIVE", second.reason
+        self.wait_for_prompts(second, 1, host="web-2")
+        assert "A copy of Beta" in self.console(second)
+
+        # An image of a server that is shut off is made as well.
+        self.deed("power-off", second, "SHUTOFF")
+        self.deed("create-image", second, "SHUTOFF")
+        offline = Image.objects.get(name="Web 2")
+        assert offline.is_active, offline.status_reason
+        assert offline.source_server_id == second.pk
+        self.send("servers:delete", second.pk)
+        self.work()
+        assert not list((self.folder / "snapshots").iterdir())
+        assert not list((self.folder / "images" / "uploads").iterdir())
