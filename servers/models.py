@@ -486,7 +486,8 @@ class Server(models.Model):
         Raises ServerConflict, or ImageConflict when the account's quota is reached.
         """
         blob = self.blob
-        # The account is locked by this, so two requests come here one by one.
+        # The file's size is known when it is there; so far, that it is hardly less.
+        # The account is locked by this, so that two requests come here one by one.
         Image.objects.make_room(self.account, size=blob.size if blob else 0)
         if being_made := self.images_being_made().first():
             raise ServerConflict(
@@ -503,8 +504,6 @@ class Server(models.Model):
             source_server_id=self.pk,
             source_server_name=self.name,
             created_by=by.get_username(),
-            # Of the file's size it is only known that there is no less of it.
-            size=blob.size if blob else 0,
             virtual_size=self.disk_size,
             min_disk_gb=-(-self.disk_size // GIB),
             min_ram_mb=self.image_min_ram_mb,

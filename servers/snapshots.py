@@ -35,7 +35,7 @@ from images.stores import (
 from images.tasks import MOST_ATTEMPTS, discard_everywhere, settle
 from servers.compute import handover
 from servers.compute.base import Compute, Progress, ServerSpec, SnapshotFailed
-from servers.models import Server, ServerEvent, What
+from servers.models import Server, ServerEvent, ServerQuerySet, What
 
 log = logging.getLogger("panel.servers")
 
@@ -160,20 +160,17 @@ def resume(timestamp: int) -> None:
         if handover.is_there(image.pk):
             defer_save(image)
         # Else the server's own job comes again, as all of its jobs do.
-        elif not _is_being_written(image):
+        elif not _imaged(image).exists():
             _fail(image, _LOST)
     for image_id in handover.waiting():
         if not saving.filter(pk=image_id).exists():
             handover.discard(image_id)
 
 
-def _is_being_written(image: Image) -> bool:
-    return (
-        image.source_server_id is not None
-        and Server.objects.filter(
-            pk=image.source_server_id, task=Server.Task.IMAGING
-        ).exists()
-    )
+def _imaged(image: Image) -> ServerQuerySet:
+    """The server, while its disk is being written."""
+    servers = Server.objects.filter(task=Server.Task.IMAGING)
+    return servers.filter(pk=image.source_server_id or UUID(int=0))
 
 
 def _telling(image: Image) -> Progress:
@@ -187,7 +184,8 @@ def _telling(image: Image) -> Progress:
         told_at = time.monotonic()
         if not image.show_progress(_WRITTEN * done // max(total, 1)):
             raise SnapshotFailed(_IMAGE_GONE)
-        if not _is_being_written(image):
+        # The server's own page follows it, too.
+        if not _imaged(image).update(changed_at=timezone.now()):
             raise SnapshotFailed(_SERVER_GONE)
 
     return progress

@@ -212,9 +212,8 @@ def create_image(request: AccountRequest, server_id: UUID) -> HttpResponse:
         except (ImageConflict, StoreError) as full:
             form.add_error(None, str(full))
         else:
-            return _done(
-                request, server, f"{image} is being made. It is in Saved Images."
-            )
+            sentence = f"{image} is being made. Saved Images shows how far it is."
+            return _done(request, server, sentence)
     return _ask(request, server, template, form)
 
 

@@ -157,3 +157,47 @@ def test_the_page_of_a_server_that_is_deleted_elsewhere_says_so(cast, bob):
         timeout=25_000
     )
     expect(page.locator("#console")).to_have_count(0)
+
+
+def test_bob_keeps_a_copy_of_the_image_that_is_shared_with_him(
+    cast, compute, bob, settings, tmp_path
+):
+    settings.DATA_DIR = tmp_path
+    ImageShareFactory.create(image=cast.image, consumer=cast.beta, accepted=True)
+    page = bob.go(cast.beta, f"images/{cast.image.pk}/")
+    expect(page.get_by_text("Boot a server from this image first")).to_be_visible()
+    server = ServerFactory.create(
+        account=cast.beta, name="web-1", image=cast.image, active=True
+    )
+
+    page.reload()
+    page.get_by_role("link", name="Create Image of web-1").click()
+    expect(bob.dialog).to_contain_text("your own copy")
+    expect(bob.dialog).to_contain_text("as if the power were cut now")
+    bob.field("Name").fill("our own web")
+    bob.button("Keep your own copy").click()
+    expect(bob.messages).to_contain_text("our own web is being made")
+    expect(page.locator("#server-state .state").first).to_have_text("Creating an image")
+    copy = Image.objects.get(name="our own web")
+    expect(page.locator("#server-state")).to_contain_text("our own web")
+
+    # The row of the image counts up by itself.
+    bob.go(cast.beta)
+    expect(bob.row("our own web")).to_contain_text("web-1")
+    Image.objects.filter(pk=copy.pk).update(progress=40)
+    expect(bob.row("our own web")).to_contain_text("Saving 40 %")
+    Image.objects.filter(pk=copy.pk).update(
+        status="active", progress=100, blob=cast.image.blob
+    )
+    expect(bob.row("our own web")).to_contain_text("Active")
+
+    # From the gear of the list, while another one is being made.
+    tasks.snapshot(server_id=str(server.pk))
+    Image.objects.filter(pk=copy.pk).update(status="saving")
+    bob.go(cast.beta, "servers/")
+    page.get_by_role("button", name="Actions for web-1").click()
+    page.get_by_role("link", name="Keep your own copy").click()
+    bob.button("Keep your own copy").click()
+    expect(bob.dialog.get_by_role("alert").last).to_contain_text(
+        "is being made already"
+    )
