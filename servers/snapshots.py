@@ -32,7 +32,7 @@ from images.stores import (
     Unavailable,
     store_for,
 )
-from images.tasks import MOST_ATTEMPTS, discard_everywhere, settle
+from images.tasks import MOST_ATTEMPTS, ORPHANED_AFTER, discard_everywhere, settle
 from servers.compute import handover
 from servers.compute.base import Compute, Progress, ServerSpec, SnapshotFailed
 from servers.models import Server, ServerEvent, ServerQuerySet, What
@@ -162,8 +162,9 @@ def resume(timestamp: int) -> None:
         # Else the server's own job comes again, as all of its jobs do.
         elif not _imaged(image).exists():
             _fail(image, _LOST)
-    for image_id in handover.waiting():
-        if not saving.filter(pk=image_id).exists():
+    old = timezone.now() - ORPHANED_AFTER
+    for image_id, changed_at in handover.waiting():
+        if changed_at < old and not saving.filter(pk=image_id).exists():
             handover.discard(image_id)
 
 

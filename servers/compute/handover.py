@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -26,11 +27,12 @@ def discard(image_id: UUID) -> None:
         path.unlink(missing_ok=True)
 
 
-def waiting() -> Iterator[UUID]:
-    """The images of all files, also of those that are not whole."""
+def waiting() -> Iterator[tuple[UUID, datetime]]:
+    """The images of all files, also of unfinished ones, and when these changed."""
     for path in sorted(_folder().glob("*.qcow2*")):
-        with contextlib.suppress(ValueError):
-            yield UUID(path.name.partition(".")[0])
+        with contextlib.suppress(ValueError, FileNotFoundError):
+            changed_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+            yield UUID(path.name.partition(".")[0]), changed_at
 
 
 def _folder() -> Path:

@@ -65,7 +65,7 @@ class SnapshotTestCase(StoreMixin, FakeComputeMixin, CastTestCase):
         return list(events.values_list("what", flat=True))
 
     def drafts(self):
-        return list(handover.waiting())
+        return [image_id for image_id, _ in handover.waiting()]
 
 
 class SnapshotTests(SnapshotTestCase):
@@ -444,12 +444,16 @@ class ResumeTests(SnapshotTestCase):
         assert image.status == "error"
         assert "Create the image again" in image.status_reason
 
-    def test_files_that_nobody_awaits_go(self):
+    def test_files_that_nobody_awaits_go_after_a_day(self):
         image = self.create_image()
         self.run_snapshot()
         stranger = ImageFactory.create(owner=self.beta, blob=BlobFactory.create())
         for name in ("qcow2", "qcow2.part"):
             handover.path_of(stranger.pk).with_suffix(f".{name}").touch()
+        (self.folder / "snapshots" / "notes.qcow2").touch()
         snapshots.resume(0)
+        assert set(self.drafts()) == {image.pk, stranger.pk}
+        with mock.patch("servers.snapshots.ORPHANED_AFTER", timedelta(minutes=-1)):
+            snapshots.resume(0)
 
         assert self.drafts() == [image.pk]
