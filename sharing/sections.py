@@ -61,5 +61,6 @@ def servers_from(image: Image, request: AccountRequest) -> list[Any]:
     """The account's newest servers from the image, of which a copy can be made."""
     if Capability.VIEW_SERVERS not in request.capabilities:
         return []
+    # Servers are a layer above, so they are asked for through the image.
     servers: Any = getattr(image, "servers")  # noqa: B009
     return list(servers.with_disk().filter(account=request.account)[:3])
