@@ -71,12 +71,13 @@ def _start_postgres() -> Postgres:
 
 def _set_data_dir() -> None:
     """Give each worker a folder of its own, for it may sweep what it does not know."""
+    given = os.environ.get("DATA_DIR")  # empty when make was given none
     worker = os.environ.get("PYTEST_XDIST_WORKER")
-    if worker and os.environ.get("DATA_DIR"):
-        folder = Path(os.environ["DATA_DIR"], worker)
+    if given and worker:
+        folder = Path(given, worker)
         folder.mkdir(parents=True, exist_ok=True)
-    elif "DATA_DIR" in os.environ:
-        folder = Path(os.environ["DATA_DIR"])
+    elif given:
+        folder = Path(given)
     else:
         folder = _make_folder()
     os.environ["DATA_DIR"] = str(folder)
