@@ -62,7 +62,8 @@ browser: set-up test-packages
 	pytest -m browser $(ARGS)
 
 test-pg15: set-up test-packages
-	PG_BIN=/usr/lib/postgresql/15/bin pytest $(ARGS)
+	PG_BIN=/usr/lib/postgresql/15/bin \
+		pytest -n $(PYTEST_WORKERS) --maxprocesses 4 $(ARGS)
 
 lock:
 	tools/lock
