@@ -202,7 +202,8 @@ class Demo:
     def _worker(self) -> Program:
         command = [
             *(sys.executable, "manage.py", "procrastinate", "worker"),
-            *("--concurrency", "4", "--shutdown-graceful-timeout", "5"),
+            *("--concurrency", "4", "--delete-jobs", "successful"),
+            *("--shutdown-graceful-timeout", "5"),
         ]
         # At once, so that it starts no server behind the guard's back.
         return self._program("worker", "worker", command, signal.SIGKILL)
