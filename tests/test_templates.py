@@ -12,6 +12,9 @@ APPS = ["controlpanel", "accounts", "images", "sharing", "servers"]
 # The Content Security Policy forbids these: a page would look broken, not fail.
 INLINE = re.compile(r"<script(?![^>]*\ssrc=)|<style|\s(?:on[a-z]+|style)=\"", re.I)
 
+# An icon of the sprite, as templates write it and as they pass it on.
+ICON = re.compile(r"icons }}#([\w-]+)|icon=\"([\w-]+)\"")
+
 # Django looks for these by name.
 FOUND_BY_DJANGO = re.compile(r"^(?:django/|admin/|registration/|\d{3}\w*\.html$)")
 
@@ -40,3 +43,11 @@ class TemplateTests(SimpleTestCase):
             if not FOUND_BY_DJANGO.match(name):
                 with self.subTest(template=name):
                     assert f'"{name}' in everything
+
+    def test_every_icon_is_in_the_sprite(self):
+        sprite = Path(settings.BASE_DIR, "static", "icons.svg").read_text()
+        used = {name for pair in ICON.findall(sources()) for name in pair if name}
+        assert len(used) > 20
+        for name in used:
+            with self.subTest(icon=name):
+                assert f'id="{name}"' in sprite
