@@ -76,7 +76,7 @@ class AddBaseImageTests(StoreMixin, TestCase):
         for path, region, said in (
             (bad, "all", "not a disk image"),
             (self.folder / str(uuid4()), "all", "There is no file"),
-            (None, "XXX", "There is no region XXX"),
+            (None, "MARS", "There is no region MARS"),
         ):
             with self.subTest(said=said), pytest.raises(CommandError, match=said):
                 self.add(path, region)

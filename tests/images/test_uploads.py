@@ -297,9 +297,9 @@ class BadUploadTests(UploadTestCase):
         self.assert_nothing_is_left()
 
     def test_a_region_that_does_not_exist(self):
-        response = self.client.get(self.url("upload", region="XXX"))
+        response = self.client.get(self.url("upload", region="MARS"))
 
-        self.assertContains(response, "There is no region XXX")
+        self.assertContains(response, "There is no region MARS")
         self.assertContains(response, "Northern Virginia")
 
     def test_without_qemu_the_page_says_why(self):

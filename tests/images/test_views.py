@@ -169,7 +169,7 @@ class ListTests(ImageTestCase):
 
     def test_what_makes_no_sense_is_told_and_the_first_page_is_shown(self):
         for query, said in {
-            "region=XXX": "There is no region XXX",
+            "region=MARS": "There is no region MARS",
             "sort=colour": "Images cannot be sorted by colour",
             "after=nonsense": "That page does not exist",
             "before=WzEsMl0=": "That page does not exist",
