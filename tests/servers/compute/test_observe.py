@@ -78,9 +78,12 @@ class ObserveTests(ServerTestCase):
         pid = self.pid(spec)
         self.kill(spec)
 
-        self.compute.observe(spec.id)
+        def is_gone():
+            # Its last threads may still be ending at the first look.
+            self.compute.observe(spec.id)
+            return not Path(f"/proc/{pid}").exists()
 
-        assert not Path(f"/proc/{pid}").exists()
+        wait_until(is_gone, "the end of the zombie")
 
     def test_a_new_worker_adopts_what_runs(self):
         # An own process spawns the server and ends; it keeps running.
