@@ -723,7 +723,7 @@ class KeyTests(ServerViewTestCase):
             self.assertContains(response, "Taken.", status_code=201)
 
     def test_an_account_keeps_so_many_keys_and_no_more(self):
-        with mock.patch("servers.models.MOST_KEYS", 1):
+        with mock.patch("servers.models.key.MOST_KEYS", 1):
             self.post("keys", name="laptop", public_key=ED25519)
             response = self.post("keys", name="desktop", public_key=ED25519)
         self.assertContains(response, "at most 1 keys", status_code=422)

@@ -31,19 +31,13 @@ from accounts.models import Account, Region, User
 from accounts.regions import RegionChoice
 from controlpanel.http import Conflict, TooMany
 from images.models import Blob, Image, ImageQuerySet
-from servers.keys import read_public_key
-
-GIB = 1 << 30
-# SSH keys of an account: all of them are on one page.
-MOST_KEYS = 100
+from servers.models.boot import NotBootable, lock_bootable
+from servers.models.event import ServerEvent, What
+from servers.models.flavor import GIB, Flavor
 
 
 class ServerConflict(Conflict):
     """The server is not in a state that allows this."""
-
-
-class NotBootable(Conflict):
-    """The image cannot become a server of the account, or not any more."""
 
 
 class AlreadyOrdered(Conflict):
@@ -52,124 +46,6 @@ class AlreadyOrdered(Conflict):
     def __init__(self, server: Server) -> None:
         super().__init__(f"{server} has been created by this form already.")
         self.server = server
-
-
-class What(models.TextChoices):
-    """What can happen to a server: first what users order, then what came of it."""
-
-    CREATE = "create", "Create"
-    REBOOT = "reboot", "Reboot"
-    REBOOT_HARD = "reboot_hard", "Hard reboot"
-    POWER_OFF = "power_off", "Power off"
-    POWER_ON = "power_on", "Power on"
-    RENAME = "rename", "Rename"
-    CREATE_IMAGE = "create_image", "Create Image"
-    DELETE = "delete", "Delete"
-    STARTED = "started", "Running"
-    PROMPT = "prompt", "Login prompt on the console"
-    STOPPED = "stopped", "Shut off"
-    IMAGE_CREATED = "image_created", "Image created"
-    IMAGE_FAILED = "image_failed", "No image was created"
-    FAILED = "failed", "Failed"
-    DELETED = "deleted", "Deleted"
-
-
-class Flavor(models.Model):
-    """A size of server that the cloud sells. Its figures never change."""
-
-    id = models.SlugField(primary_key=True, max_length=50)
-    name = models.CharField(max_length=100)
-    ram_mb = models.PositiveIntegerField("RAM (MB)")
-    vcpus = models.PositiveIntegerField("virtual CPUs", default=1)
-    disk_gb = models.PositiveIntegerField("disk (GB)")
-    is_public = models.BooleanField(
-        "offered", default=True, help_text="New servers may be made with it."
-    )
-    position = models.PositiveIntegerField(default=0)
-
-    class Meta:
-        ordering = ["position", "ram_mb", "id"]
-        constraints = [
-            models.CheckConstraint(
-                condition=Q(ram_mb__gt=0, vcpus__gt=0, disk_gb__gt=0),
-                name="servers_flavor_figures_positive",
-            ),
-        ]
-
-    def __str__(self) -> str:
-        return self.name
-
-    @property
-    def figures(self) -> str:
-        cpus = "1 vCPU" if self.vcpus == 1 else f"{self.vcpus} vCPUs"
-        return f"{self.ram_mb} MB RAM, {cpus}, {self.disk_gb} GB disk"
-
-    def why_not(self, image: Image) -> str:
-        """Why a server of this size cannot start from the image; empty if it can."""
-        if self.ram_mb < image.min_ram_mb:
-            return f"The image needs at least {image.min_ram_mb} MB RAM."
-        if self.disk_gb < image.min_disk_gb:
-            return f"The image needs a disk of at least {image.min_disk_gb} GB."
-        if self.disk_gb * GIB < image.virtual_size:
-            needed = -(-image.virtual_size // GIB)
-            return f"The disk of the image alone has {needed} GB."
-        return ""
-
-
-class SSHKey(models.Model):
-    """A public key that the account's users put on their servers."""
-
-    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    account = models.ForeignKey(
-        Account, on_delete=models.CASCADE, related_name="ssh_keys", db_index=False
-    )
-    name = models.CharField(max_length=100)
-    public_key = models.TextField(max_length=4000)
-    fingerprint = models.CharField(max_length=60, editable=False)
-    created_by = models.CharField(max_length=150, editable=False)
-    created_at = models.DateTimeField(auto_now_add=True)
-
-    class Meta:
-        ordering = ["name"]
-        constraints = [
-            models.UniqueConstraint(
-                fields=["account", "name"],
-                name="servers_sshkey_name_once",
-                violation_error_message="There is a key with this name already.",
-            ),
-        ]
-
-    def __str__(self) -> str:
-        return self.name
-
-    @property
-    def kind(self) -> str:
-        return self.public_key.partition(" ")[0]
-
-    class Taken(Conflict):
-        """The account has a key of this name."""
-
-    @classmethod
-    @transaction.atomic
-    def add(cls, account: Account, *, name: str, public_key: str, by: User) -> SSHKey:
-        """Keep a key; raises KeyRefused if the text is none, Taken, or TooMany."""
-        key = read_public_key(public_key)
-        # Locked, so that the limit holds.
-        Account.objects.select_for_update(no_key=True).get(pk=account.pk)
-        if len(account.ssh_keys.values_list("pk")[:MOST_KEYS]) >= MOST_KEYS:
-            raise TooMany(f"An account keeps at most {MOST_KEYS} keys. Delete some.")
-        kept, created = cls.objects.get_or_create(
-            account=account,
-            name=name,
-            defaults={
-                "public_key": key.line,
-                "fingerprint": key.fingerprint,
-                "created_by": by.get_username(),
-            },
-        )
-        if not created:
-            raise cls.Taken("There is a key with this name already.")
-        return kept
 
 
 class ServerQuerySet(models.QuerySet["Server"]):
@@ -250,28 +126,6 @@ class ServerQuerySet(models.QuerySet["Server"]):
                 f"There is no room for another server in {image.region.name} at "
                 "present. Nothing was created; try again later."
             )
-
-
-def lock_bootable(image_id: UUID, account: Account) -> Image:
-    """The image if it may become a server of the account, and stays so until the end
-    of the transaction: neither deleted nor withdrawn meanwhile.
-    """
-    # The image before its share, as everywhere. A withdrawal deletes the share's row,
-    # a removal writes it: both wait.
-    locked = Image.objects.select_for_update(of=["self"], no_key=True)
-    image = locked.select_related("region").filter(pk=image_id).first()
-    if image is None:
-        raise NotBootable("The image has been deleted.")
-    if image.owner_id not in {None, account.pk}:
-        shares = account.received_shares.accepted().filter(image=image)
-        if not shares.select_for_update().first():
-            raise NotBootable(f"{image} is no longer shared with this account.")
-    if not image.is_active:
-        state = image.get_status_display().lower()
-        raise NotBootable(f"{image} cannot be booted: it is {state}.")
-    if not Image.objects.bootable_by(account).filter(pk=image.pk).exists():
-        raise NotBootable(f"{image} cannot be booted at present.")
-    return image
 
 
 class Server(models.Model):
@@ -659,32 +513,3 @@ _RECORDED = {
 }
 # In these it has a disk that is in order.
 _WITH_DISK = (Server.Status.ACTIVE, Server.Status.SHUTOFF)
-
-
-class ServerEvent(models.Model):
-    """What happened to a server; written once, never changed, and it outlives it."""
-
-    server_id = models.UUIDField()
-    server_name = models.CharField(max_length=255)
-    account = models.ForeignKey(
-        Account, on_delete=models.PROTECT, related_name="+", db_index=False
-    )
-    what = models.CharField(max_length=20, choices=What)
-    actor_name = models.CharField(max_length=150, blank=True)
-    note = models.CharField(max_length=500, blank=True)
-    # The image that was, or was not, made of the server.
-    image_id = models.UUIDField(null=True)
-    created_at = models.DateTimeField(auto_now_add=True)
-
-    class Meta:
-        indexes = [
-            models.Index(fields=["account", "server_id", "id"], name="servers_event"),
-        ]
-        constraints = [
-            models.UniqueConstraint(
-                fields=["image_id", "what"], name="servers_event_of_image_once"
-            ),
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.server_name}: {self.get_what_display()}"

@@ -1,0 +1,29 @@
+"""Servers, what they are made with, and what happened to them."""
+
+from servers.models.boot import NotBootable, lock_bootable
+from servers.models.event import ServerEvent, What
+from servers.models.flavor import GIB, Flavor
+from servers.models.key import MOST_KEYS, SSHKey
+from servers.models.server import (
+    JOBS,
+    AlreadyOrdered,
+    Server,
+    ServerConflict,
+    ServerQuerySet,
+)
+
+__all__ = [
+    "GIB",
+    "JOBS",
+    "MOST_KEYS",
+    "AlreadyOrdered",
+    "Flavor",
+    "NotBootable",
+    "SSHKey",
+    "Server",
+    "ServerConflict",
+    "ServerEvent",
+    "ServerQuerySet",
+    "What",
+    "lock_bootable",
+]
