@@ -1,25 +1,21 @@
+"""Accounts, their users, and the roles that tie the two."""
+
 from __future__ import annotations
 
-import hashlib
-import secrets
 from collections.abc import Collection, Iterable
-from datetime import datetime, timedelta
 from functools import cache
 
-from django.conf import settings
 from django.contrib.auth.models import AbstractUser
 from django.contrib.postgres.expressions import ArraySubquery
-from django.contrib.sessions.base_session import AbstractBaseSession
 from django.core.exceptions import PermissionDenied
-from django.core.validators import RegexValidator
 from django.db import IntegrityError, models, transaction
-from django.db.models import Case, Exists, F, OuterRef, Value, When
+from django.db.models import Case, Exists, OuterRef, Value, When
 from django.db.models.functions import Concat
-from django.utils import timezone
 from guardian.models import UserObjectPermissionBase
 from guardian.shortcuts import assign_perm, remove_perm
 
 from accounts import numbers
+from accounts.models.region import Region
 from accounts.permissions import (
     Capability,
     Role,
@@ -27,35 +23,8 @@ from accounts.permissions import (
     why_not_assign,
     why_not_manage,
 )
-from controlpanel.http import Conflict, TooMany
+from controlpanel.http import Conflict
 from controlpanel.prepared import Gap, Prepared
-
-
-class Region(models.Model):
-    """A place of the cloud, and the name of the backend that serves it.
-
-    An image and a server live in exactly one.
-    """
-
-    code = models.CharField(
-        max_length=16,
-        primary_key=True,
-        validators=[RegexValidator("^[A-Z][A-Z0-9-]*$", "Capital letters and digits.")],
-    )
-    name = models.CharField(max_length=100)
-    backend = models.CharField(max_length=50, default="local")
-
-    class Meta:
-        ordering = ["name"]
-        constraints = [
-            models.CheckConstraint(
-                condition=models.Q(code__regex="^[A-Z][A-Z0-9-]*$"),
-                name="accounts_region_code_valid",
-            ),
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.name} ({self.code})"
 
 
 class AccountQuerySet(models.QuerySet["Account"]):
@@ -224,9 +193,9 @@ class Account(models.Model):
         self._lock()
         held, actors = self.roles_of(of), self.roles_of(by)
         changed = held ^ set(roles)
-        _insist_on("" if of != by else "Nobody changes their own roles.")
-        _insist_on(why_not_manage(held, by=actors))
-        _insist_on(why_not_assign(changed, by=actors))
+        insist_on("" if of != by else "Nobody changes their own roles.")
+        insist_on(why_not_manage(held, by=actors))
+        insist_on(why_not_assign(changed, by=actors))
         for role in sorted(set(roles) - held):
             self.grant(role, to=of)
         for role in sorted(held - set(roles)):
@@ -246,12 +215,12 @@ class Account(models.Model):
     def _insist_on_home_user(self, user: User, by: User) -> None:
         self._lock()
         if user.home_account_id != self.pk:
-            _insist_on("Only a user's home account does this.")
+            insist_on("Only a user's home account does this.")
         held, actors = self.roles_of(user), self.roles_of(by)
-        _insist_on("" if user != by else "Nobody does this to themselves.")
-        _insist_on(why_not_manage(held, by=actors))
+        insist_on("" if user != by else "Nobody does this to themselves.")
+        insist_on(why_not_manage(held, by=actors))
         # Whoever is kept out has lost all roles for as long.
-        _insist_on(why_not_assign(held, by=actors))
+        insist_on(why_not_assign(held, by=actors))
 
     def _lock(self) -> None:
         # So that two owners cannot take the role from one another at once.
@@ -358,227 +327,6 @@ class RoleGrant(UserObjectPermissionBase):
         return f"{self.user}: {self.permission.codename} on {self.content_object}"
 
 
-class Session(AbstractBaseSession):
-    """A sign-in, with what its user needs to recognise it in a list.
-
-    The columns repeat what the session's data says; accounts.sessions writes them.
-    """
-
-    user = models.ForeignKey(
-        User, null=True, on_delete=models.CASCADE, related_name="sessions"
-    )
-    address = models.GenericIPAddressField(null=True)
-    agent = models.CharField(max_length=200, blank=True)
-    created_at = models.DateTimeField(default=timezone.now)
-    seen_at = models.DateTimeField(default=timezone.now)
-
-    @property
-    def public_id(self) -> str:
-        """Names the session on a page: its key there would be a way into it."""
-        return hashlib.sha256(self.session_key.encode()).hexdigest()[:16]
-
-
-class LimitUseQuerySet(models.QuerySet["LimitUse"]):
-    def running(self, account: Account) -> LimitUseQuerySet:
-        """What the account has used of its limits in the periods of this moment."""
-        return self.filter(account=account, until__gt=timezone.now()).order_by("what")
-
-
-class LimitUse(models.Model):
-    """How often an account did something in a period that begins at a time."""
-
-    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="+")
-    what = models.CharField(max_length=50)
-    since = models.DateTimeField()
-    until = models.DateTimeField()
-    count = models.PositiveIntegerField(default=0)
-    limit = models.PositiveIntegerField()
-
-    objects = LimitUseQuerySet.as_manager()
-
-    class Meta:
-        constraints = [
-            models.UniqueConstraint(
-                fields=["account", "what", "since"], name="accounts_limituse_once"
-            ),
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.account_id}: {self.what} {self.count} times since {self.since}"
-
-    @classmethod
-    def take(
-        cls, account: Account, what: str, *, limit: int, per: timedelta, sentence: str
-    ) -> None:
-        """Count one more, or raise TooMany once the limit is reached."""
-        since = _start_of_period(timezone.now(), per)
-        use, _ = cls.objects.get_or_create(
-            account=account,
-            what=what,
-            since=since,
-            defaults={"until": since + per, "limit": limit},
-        )
-        # The WHERE clause is the guard: simultaneous requests cannot pass the limit.
-        taken = cls.objects.filter(pk=use.pk, count__lt=limit)
-        if not taken.update(count=F("count") + 1, limit=limit):
-            raise TooMany(sentence)
-
-
-def _start_of_period(now: datetime, per: timedelta) -> datetime:
-    seconds = per.total_seconds()
-    return datetime.fromtimestamp(now.timestamp() // seconds * seconds, tz=now.tzinfo)
-
-
-class InvitationQuerySet(models.QuerySet["Invitation"]):
-    def open(self) -> InvitationQuerySet:
-        """Those whose link still works."""
-        return self.filter(
-            accepted_at=None, withdrawn_at=None, expires_at__gt=timezone.now()
-        )
-
-    def with_token(self, token: str) -> InvitationQuerySet:
-        return self.filter(token_hash=_hash_of(token))
-
-    @transaction.atomic
-    def invite(
-        self, email: str, *, to: Account, roles: Collection[Role], by: User
-    ) -> Invitation:
-        """Offer the roles to whoever opens the link; an older link stops working.
-
-        Only the invitation returned knows the token.
-        """
-        _insist_on(why_not_assign(roles, by=to.roles_of(by)))
-        self.open().filter(account=to, email__iexact=email).update(
-            withdrawn_at=timezone.now()
-        )
-        token = secrets.token_urlsafe(32)
-        invitation = self.create(
-            account=to,
-            email=email,
-            token_hash=_hash_of(token),
-            roles=sorted(roles),
-            invited_by=by.get_username(),
-            expires_at=timezone.now() + INVITATION_LASTS,
-        )
-        invitation.token = token
-        return invitation
-
-
-INVITATION_LASTS = timedelta(days=7)
-
-
-class Invitation(models.Model):
-    """An account's offer of roles to whoever opens the link that was mailed.
-
-    The link carries a random token, of which only the SHA-256 is kept; it works once.
-    """
-
-    account = models.ForeignKey(
-        Account, on_delete=models.CASCADE, related_name="invitations"
-    )
-    email = models.EmailField()
-    token_hash = models.CharField(max_length=64, unique=True, editable=False)
-    roles = models.JSONField(default=list)
-    invited_by = models.CharField(max_length=150)
-    created_at = models.DateTimeField(auto_now_add=True)
-    expires_at = models.DateTimeField()
-    accepted_at = models.DateTimeField(null=True, editable=False)
-    accepted_by = models.ForeignKey(
-        User, null=True, on_delete=models.SET_NULL, related_name="+"
-    )
-    withdrawn_at = models.DateTimeField(null=True, editable=False)
-
-    objects = InvitationQuerySet.as_manager()
-
-    token: str  # only just after invite()
-
-    def __str__(self) -> str:
-        return f"{self.email} to {self.account_id}"
-
-    @property
-    def role_labels(self) -> list[str]:
-        return [Role(role).label for role in self.roles]
-
-    @property
-    def why_closed(self) -> str:
-        """Why the link does not work any more; empty while it does."""
-        if self.accepted_at:
-            return "This invitation has been used already."
-        if self.withdrawn_at:
-            return "This invitation has been withdrawn."
-        if self.expires_at <= timezone.now():
-            return "This invitation has expired."
-        if self.account.is_suspended:
-            return "The account that sent this invitation is suspended."
-        return self._why_not_given
-
-    @property
-    def _why_not_given(self) -> str:
-        """Else who loses the right to give a role could still take it by a link."""
-        sender = User.objects.filter(username=self.invited_by, is_active=True).first()
-        held = self.account.roles_of(sender) if sender else set()
-        if why_not_assign([Role(role) for role in self.roles], by=held):
-            return "Whoever sent this invitation may not give these roles any more."
-        return ""
-
-    @transaction.atomic
-    def accept(self, *, by: User) -> None:
-        """Give the roles to the user; it works once."""
-        if by.get_username() == self.invited_by:
-            raise Conflict("Nobody changes their own roles.")
-        # So that the sender's roles do not change in the meantime.
-        self.account._lock()
-        if self.account.is_suspended or self._why_not_given:
-            raise Conflict(self.why_closed)
-        # The WHERE clause is the guard: of two simultaneous clicks only one matches.
-        opened = Invitation.objects.open().filter(pk=self.pk)
-        if not opened.update(accepted_at=timezone.now(), accepted_by=by):
-            self.refresh_from_db(fields=["accepted_at", "accepted_by", "withdrawn_at"])
-            raise Conflict(self.why_closed)
-        for role in self.roles:
-            self.account.grant(Role(role), to=by)
-
-    def count_try(self) -> None:
-        """Raise TooMany when too many tried to join the account today.
-
-        A form for a new user cannot help telling which usernames are taken.
-        """
-        limit = settings.ACCOUNTS["joins_per_day"]
-        LimitUse.take(
-            self.account,
-            "tries to join",
-            limit=limit,
-            per=timedelta(days=1),
-            sentence=f"At most {limit} forms to join an account are read in a day.",
-        )
-
-    @transaction.atomic
-    def join(self, username: str, password: str) -> User:
-        """Make a new user, at home in the inviting account, who accepts."""
-        try:
-            with transaction.atomic():
-                user = User.objects.create_user(
-                    username, self.email, password, home_account=self.account
-                )
-        except IntegrityError:
-            raise Conflict(
-                "That username has just been taken: choose another."
-            ) from None
-        self.accept(by=user)
-        return user
-
-    def withdraw(self) -> None:
-        """Make the link useless."""
-        opened = Invitation.objects.open().filter(pk=self.pk)
-        if not opened.update(withdrawn_at=timezone.now()):
-            raise Conflict("This invitation was used, withdrawn or expired before.")
-
-
-def _hash_of(token: str) -> str:
-    # A plain hash is enough: the token has 256 random bits and cannot be guessed.
-    return hashlib.sha256(token.encode()).hexdigest()
-
-
-def _insist_on(refusal: str) -> None:
+def insist_on(refusal: str) -> None:
     if refusal:
         raise PermissionDenied(refusal)

@@ -26,12 +26,10 @@ from procrastinate.contrib.django import app as jobs
 
 from accounts.models import Account, LimitUse, Region, RoleGrant, User
 from accounts.regions import RegionChoice
-from controlpanel.http import Conflict
 from images.models import Image
-
-
-class ShareConflict(Conflict):
-    """The share is not in a state that allows this change."""
+from sharing.models.declaration import ShareDeclaration
+from sharing.models.event import ShareEvent
+from sharing.models.status import ShareConflict, ShareStatus
 
 
 class ImageShareQuerySet(models.QuerySet["ImageShare"]):
@@ -184,10 +182,7 @@ class ImageShareQuerySet(models.QuerySet["ImageShare"]):
 class ImageShare(models.Model):
     """One image offered to one other account, which we may not know."""
 
-    class Status(models.TextChoices):
-        PENDING = "pending", "Pending Acceptance"
-        ACCEPTED = "accepted", "Accepted"
-        REJECTED = "rejected", "Rejected"
+    Status = ShareStatus
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     # Protected: an image goes by delete_with_shares, so that no share goes unrecorded.
@@ -332,7 +327,7 @@ class ImageShare(models.Model):
         """Reject an image that was accepted before."""
         self._move(self.Status.REJECTED, REMOVABLE_FROM, by=by)
 
-    def set_status(self, status: Status, *, by: User) -> None:
+    def set_status(self, status: ShareStatus, *, by: User) -> None:
         """What the Cloud Images API allows the consumer: any status at any time."""
         self._move(status, frozenset(self.Status), by=by)
 
@@ -342,7 +337,12 @@ class ImageShare(models.Model):
 
     @transaction.atomic
     def _move(
-        self, status: Status, allowed: frozenset[Status], *, by: User, note: str = ""
+        self,
+        status: ShareStatus,
+        allowed: frozenset[ShareStatus],
+        *,
+        by: User,
+        note: str = "",
     ) -> None:
         """Move to the status unless someone else has moved it in the meantime."""
         # The WHERE clause is the guard: of two simultaneous answers only one matches.
@@ -408,197 +408,7 @@ OFFERS_USED_UP = (
     "This account has shared images {} times today, which is the limit. "
     "It can share again tomorrow (UTC)."
 )
-REPORTS_USED_UP = (
-    "This account has reported images {} times today, which is the limit. "
-    "Please write to the support instead."
-)
 WITH_ROLE = "Shared and accepted in one go, with a role on the consumer's account"
 ACCEPTABLE_FROM = frozenset({ImageShare.Status.PENDING})
 REJECTABLE_FROM = frozenset({ImageShare.Status.PENDING})
 REMOVABLE_FROM = frozenset({ImageShare.Status.ACCEPTED})
-
-
-class ShareEventQuerySet(models.QuerySet["ShareEvent"]):
-    def sent_by(self, account: Account) -> ShareEventQuerySet:
-        """What happened to the account's own images, as its users may read it."""
-        return self.filter(producer=account)._read_by(ShareEvent.Side.PRODUCER)
-
-    def received_by(self, account: Account) -> ShareEventQuerySet:
-        """What happened to images offered to the account, as its users may read it."""
-        return self.filter(consumer=account)._read_by(ShareEvent.Side.CONSUMER)
-
-    def _read_by(self, side: ShareEvent.Side) -> ShareEventQuerySet:
-        return self.order_by("-pk").annotate(reader=Value(side))  # type: ignore[no-redef]
-
-
-class ShareEvent(models.Model):
-    """What happened to a share, and who did it; written once, never changed.
-
-    It outlives share, image and user, so it holds their names; the accounts can be
-    referred to, since an account is closed and never deleted.
-    """
-
-    class Side(models.TextChoices):
-        PRODUCER = "producer", "Producer"
-        CONSUMER = "consumer", "Consumer"
-
-    image_id = models.UUIDField()
-    image_name = models.CharField(max_length=255)
-    producer = models.ForeignKey(
-        Account, on_delete=models.PROTECT, related_name="+", db_index=False
-    )
-    consumer = models.ForeignKey(
-        Account, null=True, on_delete=models.PROTECT, related_name="+", db_index=False
-    )
-    consumer_number = models.CharField(max_length=8)
-    side = models.CharField(max_length=10, choices=Side)
-    actor_name = models.CharField(max_length=150)
-    # Empty where there was no share yet, or is none any more.
-    from_status = models.CharField(max_length=10, choices=ImageShare.Status, blank=True)
-    to_status = models.CharField(max_length=10, choices=ImageShare.Status, blank=True)
-    note = models.CharField(max_length=200, blank=True)
-    created_at = models.DateTimeField(auto_now_add=True)
-
-    objects = ShareEventQuerySet.as_manager()
-
-    reader: str  # for the type checker: only sent_by() and received_by() fetch it
-
-    class Meta:
-        indexes = [
-            models.Index(fields=["image_id", "id"], name="sharing_event_image"),
-            models.Index(fields=["consumer", "id"], name="sharing_event_consumer"),
-        ]
-
-    def __str__(self) -> str:
-        change = f"{self.from_status or 'none'} to {self.to_status or 'none'}"
-        return f"{self.image_name}, {self.consumer_number}: {change}"
-
-    @property
-    def what(self) -> str:
-        if not self.to_status:
-            return "Sharing stopped"
-        if not self.from_status:
-            return "Shared"
-        if (self.from_status, self.to_status) == ("accepted", "rejected"):
-            return "Removed by the consumer"
-        return str(self.get_to_status_display())
-
-    @property
-    def is_by_reader(self) -> bool:
-        return self.side == self.reader
-
-    @property
-    def is_read_by_producer(self) -> bool:
-        return self.reader == self.Side.PRODUCER
-
-    @property
-    def actor(self) -> str:
-        """The reader's own users by name, the other side only as an account."""
-        # A username is half of a credential.
-        if self.is_by_reader:
-            return self.actor_name
-        by_producer = self.side == self.Side.PRODUCER
-        return self.producer_id if by_producer else self.consumer_number
-
-
-class ShareDeclarationQuerySet(models.QuerySet["ShareDeclaration"]):
-    def newest(self) -> ShareDeclaration | None:
-        return self.order_by("-pk").first()
-
-    @transaction.atomic
-    def answer(self, image: Image, *, by: User) -> ShareDeclaration:
-        """Keep that the user has answered all three questions as sharing demands."""
-        # Locked, so that it is not deleted in the meantime.
-        locked = Image.objects.select_for_update(no_key=True).filter(pk=image.pk)
-        if locked.first() is None:
-            raise ShareConflict(f"{image} has been deleted.")
-        return self.create(
-            image=image,
-            made_by=by.get_username(),
-            may_be_distributed=True,
-            holds_no_secrets=True,
-            holds_no_malware=True,
-        )
-
-
-class ShareDeclaration(models.Model):
-    """The producer's answers to the three questions before sharing an image.
-
-    Kept for each time somebody answered; the newest one counts. The consumer is told
-    that the account gave them, and when.
-    """
-
-    image = models.ForeignKey(
-        Image, on_delete=models.CASCADE, related_name="declarations"
-    )
-    made_by = models.CharField(max_length=150)
-    may_be_distributed = models.BooleanField()
-    holds_no_secrets = models.BooleanField()
-    holds_no_malware = models.BooleanField()
-    created_at = models.DateTimeField(auto_now_add=True)
-
-    objects = ShareDeclarationQuerySet.as_manager()
-
-    def __str__(self) -> str:
-        return f"{self.image_id} by {self.made_by}"
-
-
-class ImageReportQuerySet(models.QuerySet["ImageReport"]):
-    @transaction.atomic
-    def file(
-        self, event: ShareEvent, *, account: Account, by: User, reason: str, text: str
-    ) -> ImageReport:
-        """Report the image of a share that the account has, or had, and mail it.
-
-        Raises TooMany when the day's reports are used up.
-        """
-        limit = settings.SHARING["reports_per_day"]
-        LimitUse.take(
-            account,
-            "reports",
-            limit=limit,
-            per=timedelta(days=1),
-            sentence=REPORTS_USED_UP.format(limit),
-        )
-        image = Image.objects.select_related("blob").filter(pk=event.image_id).first()
-        report = self.create(
-            image_id=event.image_id,
-            image_name=event.image_name,
-            digest=image.blob.digest if image and image.blob else "",
-            producer_id=event.producer_id,
-            reporter=account,
-            reported_by=by.get_username(),
-            reason=reason,
-            text=text,
-        )
-        jobs.configure_task("sharing.tasks.mail_report", queue="mail").defer(
-            report_id=report.pk
-        )
-        return report
-
-
-class ImageReport(models.Model):
-    """A consumer's word that a shared image is suspicious, for the cloud's support."""
-
-    class Reason(models.TextChoices):
-        MALWARE = "malware", "It seems to contain malicious software"
-        STRANGE = "strange", "It behaves strangely"
-        LICENCE = "licence", "It breaks a licence"
-        SECRETS = "secrets", "It contains somebody's secrets"
-        SPAM = "spam", "I have no connection with this producer"
-        OTHER = "other", "Something else"
-
-    image_id = models.UUIDField(db_index=True)
-    image_name = models.CharField(max_length=255)
-    digest = models.CharField("SHA-256", max_length=64, blank=True)
-    producer = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="+")
-    reporter = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="+")
-    reported_by = models.CharField(max_length=150)
-    reason = models.CharField(max_length=10, choices=Reason)
-    text = models.TextField(max_length=4000, blank=True)
-    created_at = models.DateTimeField(auto_now_add=True)
-
-    objects = ImageReportQuerySet.as_manager()
-
-    def __str__(self) -> str:
-        return f"{self.image_name}: {self.get_reason_display()}"

@@ -1,0 +1,26 @@
+"""Accounts and their users: who there is, and who may do what."""
+
+from accounts.models.account import (
+    Account,
+    AccountManager,
+    AccountQuerySet,
+    RoleGrant,
+    User,
+)
+from accounts.models.invitation import Invitation, InvitationQuerySet
+from accounts.models.limit import LimitUse
+from accounts.models.region import Region
+from accounts.models.session import Session
+
+__all__ = [
+    "Account",
+    "AccountManager",
+    "AccountQuerySet",
+    "Invitation",
+    "InvitationQuerySet",
+    "LimitUse",
+    "Region",
+    "RoleGrant",
+    "Session",
+    "User",
+]

@@ -1,0 +1,21 @@
+"""Shares: who offers which image to whom, and what became of it."""
+
+from sharing.models.declaration import ShareDeclaration
+from sharing.models.event import ShareEvent, ShareEventQuerySet
+from sharing.models.report import ImageReport
+from sharing.models.share import (
+    ImageShare,
+    ImageShareQuerySet,
+)
+from sharing.models.status import ShareConflict, ShareStatus
+
+__all__ = [
+    "ImageReport",
+    "ImageShare",
+    "ImageShareQuerySet",
+    "ShareConflict",
+    "ShareDeclaration",
+    "ShareEvent",
+    "ShareEventQuerySet",
+    "ShareStatus",
+]
