@@ -132,7 +132,7 @@ def _save(image: Image, store: ImageStore, is_last_try: bool) -> None:
     except (ImageConflict, SnapshotFailed) as reason:
         _fail(image, str(reason))
         return
-    take_in = partial(store.import_file, handover.path_of(image.pk), upload_id=image.pk)
+    take_in = partial(store.take_over, handover.path_of(image.pk), upload_id=image.pk)
     settle(image, store, take_in, is_last_try=is_last_try, first_progress=_WRITTEN)
 
 

@@ -140,6 +140,13 @@ class ImageStore(Protocol):
     ) -> Stored:
         """Copy a local file in and admit it; the caller discards `upload_id` later."""
 
+    def take_over(
+        self, path: Path, *, upload_id: UUID, progress: Progress | None = None
+    ) -> Stored:
+        """Admit a local file that nobody can write to any more, if possible without a
+        copy. The caller deletes its own name of it after `discard`.
+        """
+
     def discard(self, upload_id: UUID) -> None:
         """Forget an upload: the last step after the commit, or on giving up."""
 

@@ -13,11 +13,13 @@ one name, and `delete` leaves it alone.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -40,9 +42,12 @@ from images.stores.receiving import (
     sync_file,
     sync_folder,
     telling_no_room,
+    too_large,
 )
 
 _CHUNK = 1 << 20
+# Another file system, one that knows no hard links, or too many of them.
+_NO_LINK = {errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK}
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _FORMATS: tuple[DiskFormat, ...] = ("raw", "qcow2")
 
@@ -90,14 +95,16 @@ class LocalStore:
             if found.will_convert:
                 final = self._upload(upload_id, "work")
                 self._convert(data, found, final, progress=_part(0, 90, progress))
+                digest = _digest_of(final, _part(90, 100, progress))
             elif found.format == "qcow2":
-                self._checker.read_all(data, found, progress=_part(0, 90, progress))
-            is_raw = found.format == "raw"
+                digest = self._read(data, found, progress)
+            else:
+                digest = _digest_of(data, _part(0, 100, progress))
             stored = Stored(
-                _digest_of(final, _part(0 if is_raw else 90, 100, progress)),
+                digest,
                 final.stat().st_size,
                 found.virtual_size,
-                "raw" if is_raw else "qcow2",
+                "raw" if found.format == "raw" else "qcow2",
             )
             self._keep(upload_id, final, stored)
         return stored
@@ -106,13 +113,19 @@ class LocalStore:
         self, path: Path, *, upload_id: UUID, progress: Progress | None = None
     ) -> Stored:
         if not self._upload(upload_id, "data").exists():
-            with (
-                path.open("rb") as source,
-                self.receive(upload_id, limit=self.max_upload_bytes) as receiver,
-            ):
-                while chunk := source.read(_CHUNK):
-                    receiver.write(chunk)
-                receiver.finish()
+            self._copy_in(path, upload_id)
+        return self.admit(upload_id, progress=progress)
+
+    def take_over(
+        self, path: Path, *, upload_id: UUID, progress: Progress | None = None
+    ) -> Stored:
+        if not self._upload(upload_id, "data").exists():
+            try:
+                self._link_in(path, upload_id)
+            except OSError as error:
+                if error.errno not in _NO_LINK:
+                    raise
+                self._copy_in(path, upload_id)
         return self.admit(upload_id, progress=progress)
 
     def discard(self, upload_id: UUID) -> None:
@@ -171,6 +184,34 @@ class LocalStore:
     @property
     def _checker(self) -> Checker:
         return Checker(self.max_virtual_bytes)
+
+    def _copy_in(self, path: Path, upload_id: UUID) -> None:
+        with (
+            path.open("rb") as source,
+            self.receive(upload_id, limit=self.max_upload_bytes) as receiver,
+        ):
+            while chunk := source.read(_CHUNK):
+                receiver.write(chunk)
+            receiver.finish()
+
+    def _link_in(self, path: Path, upload_id: UUID) -> None:
+        """Give the file a second name, under which it is an upload like any other."""
+        if reason := self.unavailable_reason():
+            raise Unavailable(reason)
+        if path.stat().st_size > self.max_upload_bytes:
+            raise too_large(self.max_upload_bytes)
+        sync_file(path)
+        data = self._upload(upload_id, "data")
+        with telling_no_room():
+            data.hardlink_to(path)
+            sync_folder(data.parent)
+
+    def _read(self, data: Path, found: Inspection, progress: Progress | None) -> str:
+        """Check all of a qcow2 and take its digest, both at once: they take as long."""
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            digest = beside.submit(_digest_of, data)
+            self._checker.read_all(data, found, progress=_part(0, 100, progress))
+            return digest.result()
 
     def _convert(
         self, data: Path, found: Inspection, work: Path, *, progress: Progress | None

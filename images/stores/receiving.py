@@ -60,10 +60,7 @@ class LocalReceiver:
 
     def write(self, chunk: bytes) -> None:
         if self.size + len(chunk) > self._limit:
-            raise TooLarge(
-                f"The file is too large: at most {self._limit / (1 << 20):,.0f} MiB "
-                "are allowed."
-            )
+            raise too_large(self._limit)
         if len(chunk) > self._free_bytes():
             raise StoreFull("There is no room left for images at the moment.")
         rest = memoryview(chunk)
@@ -84,6 +81,12 @@ class LocalReceiver:
     def _close(self) -> None:
         os.close(self._descriptor)
         self._descriptor = -1
+
+
+def too_large(limit: int) -> TooLarge:
+    return TooLarge(
+        f"The file is too large: at most {limit / (1 << 20):,.0f} MiB are allowed."
+    )
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import shutil
 import struct
@@ -9,11 +11,13 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from servers.compute.base import ComputeError, ImageFile, ImageGone
+from servers.compute.base import ComputeError, ImageFile, ImageGone, NoCapacity
 from servers.compute.process import program
 
 _QCOW2 = struct.Struct(">4sIQIIQ")
 _GB = 1 << 30
+# Left free, so that servers that run can go on writing.
+_RESERVE = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,27 @@ def create_empty(path: Path, size: int) -> None:
     path.chmod(0o600)
 
 
+def hand_over(draft: Path, target: Path) -> None:
+    """Move what QEMU wrote to a name outside the server. It appears there whole or not
+    at all, and no process of the server can write to it any more.
+    """
+    draft.chmod(0o444)
+    if _is_at_rest(draft):
+        _sync(draft)
+        try:
+            draft.rename(target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+        else:
+            _sync(target.parent)
+            return
+    copy_to(draft, target)
+
+
 def copy_to(source: Path, target: Path) -> None:
     """A copy that no process of the server has open. It appears whole or not at all."""
+    check_space(target.parent, allocated(source))
     draft = target.with_name(target.name + ".part")
     draft.unlink(missing_ok=True)
     try:
@@ -77,6 +100,7 @@ def copy_to(source: Path, target: Path) -> None:
             os.fsync(writer.fileno())
         draft.chmod(0o444)
         draft.rename(target)
+        _sync(target.parent)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
@@ -87,11 +111,41 @@ def allocated(path: Path) -> int:
     return path.stat().st_blocks * 512
 
 
+def check_space(folder: Path, needed: int) -> None:
+    """Ask first, since a full disk would pause the servers that run."""
+    free = shutil.disk_usage(folder).free - _RESERVE
+    if needed > free:
+        raise NoCapacity("The region has too little disk space left for this.")
+
+
 def image_gone() -> ImageGone:
     return ImageGone(
         "The file of the image that this server was made from is missing, so its disk"
         " cannot be read. The operator of the region can restore it."
     )
+
+
+def _is_at_rest(path: Path) -> bool:
+    """Whether no process has the file open for writing: only then the kernel grants a
+    lease for reading. False also where the file system knows no leases.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+def _sync(path: Path) -> None:
+    """Have the file's bytes, or a folder's names, on the disk itself."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _qemu_img(*arguments: str) -> None:

@@ -131,7 +131,7 @@ class QemuCompute:
             image = needed_image(folder, spec)
             if image is None:
                 return
-            region.check_space(folder.path, disks.allocated(image.path))
+            disks.check_space(folder.path, disks.allocated(image.path))
             with life.disk_monitor(self._settings, folder, image) as monitor:
                 jobs.detach(monitor)
 
@@ -144,8 +144,7 @@ class QemuCompute:
             image = needed_image(folder, spec)
             needed = disks.allocated(folder.disk)
             needed += disks.allocated(image.path) if image else 0
-            # Twice: the draft, and the copy that QEMU has never had in its hands.
-            region.check_space(folder.path, 2 * needed)
+            disks.check_space(folder.path, needed)
             try:
                 size = disks.read_header(folder.disk).virtual_size
                 disks.create_empty(draft, size)
@@ -154,7 +153,7 @@ class QemuCompute:
                     life.disk_monitor(self._settings, folder, image) as monitor,
                 ):
                     jobs.snapshot(monitor, file.fileno(), progress)
-                disks.copy_to(draft, target)
+                disks.hand_over(draft, target)
             except (MonitorError, MonitorGone, OSError) as error:
                 raise SnapshotFailed(
                     f"No image could be made from the server: {error}."

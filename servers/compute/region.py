@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -15,8 +14,6 @@ from servers.compute.launch import QEMU, QemuSettings
 
 # The first whose `screendump` writes PNG.
 _OLDEST_QEMU = (7, 1)
-# Left free, so that servers that run can go on writing.
-_RESERVE = 256 << 20
 
 
 def find_reason(settings: QemuSettings) -> str | None:
@@ -71,13 +68,6 @@ def reserve(settings: QemuSettings, folder: ServerFolder, spec: ServerSpec) -> N
                 f" free, the server needs {spec.memory_mb} MB."
             )
         folder.create(State(memory_mb=spec.memory_mb))
-
-
-def check_space(folder: Path, needed: int) -> None:
-    """Ask first, since a full disk would pause the servers that run."""
-    free = shutil.disk_usage(folder).free - _RESERVE
-    if needed > free:
-        raise NoCapacity("The region has too little disk space left for this.")
 
 
 def _can_write(folder: Path) -> bool:

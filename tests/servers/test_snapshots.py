@@ -221,7 +221,7 @@ class FailureTests(SnapshotTestCase):
         image = self.create_image()
         self.run_snapshot()
         fault = mock.patch(
-            "images.stores.local.LocalStore.import_file",
+            "images.stores.local.LocalStore.take_over",
             side_effect=StoreError("The store has a fault."),
         )
         with fault:
@@ -377,7 +377,7 @@ class KilledWorkerTests(SnapshotTestCase):
     def test_at_every_step(self):
         places = [
             *("compute.snapshot", "snapshots.hand_over", "snapshots._make_room"),
-            *("store.import_file", "store.receive", "store.admit", "image.activate"),
+            *("store.take_over", "store._link_in", "store.admit", "image.activate"),
             *("snapshots._tell", "store.discard", "handover.discard"),
         ]
         for place in places:

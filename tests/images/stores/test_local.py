@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import resource
@@ -20,12 +21,14 @@ from django.test import override_settings
 
 from images.stores import (
     BlobGone,
+    Refused,
     StoreError,
     StoreFull,
     TooLarge,
     Unavailable,
     store_for,
 )
+from images.stores.local import LocalStore
 from tests.images.stores import corpus
 from tests.images.stores.case import GIB, StoreCase, needs_qemu
 from tests.places import places
@@ -221,18 +224,70 @@ class AdmitTests(StoreCase):
         self.image.write_bytes(b"changed")
         assert self.store.verify(stored.digest)
 
+    def take_over(self):
+        """As whoever made the file does it: its own name goes last."""
+        upload_id = uuid4()
+        stored = self.store.take_over(self.image, upload_id=upload_id)
+        assert self.store.take_over(self.image, upload_id=upload_id) == stored
+        self.store.discard(upload_id)
+        assert self.store.verify(stored.digest)
+        return stored
+
+    def test_a_file_that_is_taken_over_is_not_copied(self):
+        self.image = corpus.converted(self.image, "qcow2")
+        written = self.image.stat().st_ino
+        stored = self.take_over()
+        assert not self.store.delete(stored.digest, in_use=lambda: False)
+        self.image.unlink()
+        blob = self.store.path(stored.digest).stat()
+        assert (blob.st_ino, blob.st_nlink, blob.st_mode & 0o777) == (written, 1, 0o444)
+        assert self.left_over() == []
+
+    def test_one_on_another_file_system_is_copied(self):
+        for reason in (errno.EXDEV, errno.EPERM):
+            with self.subTest(reason=reason), self.no_link(reason):
+                self.take_over()
+        with self.no_link(errno.EIO), pytest.raises(OSError, match="Errno 5"):
+            self.take_over()
+
+    def no_link(self, reason):
+        return patch.object(LocalStore, "_link_in", side_effect=OSError(reason, ""))
+
+    def test_one_that_is_damaged_or_too_large_is_refused_like_any_other(self):
+        self.image = corpus.converted(self.image, "qcow2")
+        with pytest.raises(TooLarge, match="at most 0 MiB"):
+            self.store_with(max_upload_bytes=10).take_over(
+                self.image, upload_id=uuid4()
+            )
+        os.truncate(self.image, self.image.stat().st_size // 2)
+        upload_id = uuid4()
+        with pytest.raises(Refused, match="damaged"):
+            self.store.take_over(self.image, upload_id=upload_id)
+        self.store.discard(upload_id)
+        assert self.left_over() == []
+        assert list(self.store.digests()) == []
+
     def test_a_worker_killed_at_any_line_can_begin_again(self):
         self.image = corpus.converted(self.folder / "image", "vdi", size=3 * MIB)
-        lines = self.admit_in_a_worker()
+        lines = self.work()
         assert lines > 20
         for line in places(lines):
             with self.subTest(line=line):
-                self.admit_in_a_worker(line)
+                self.work(line)
 
-    def admit_in_a_worker(self, line=0):
+    def test_so_can_one_that_takes_a_file_over(self):
+        self.image = corpus.converted(self.image, "qcow2")
+        lines = self.work(takes_over=True)
+        assert lines > 20
+        for line in places(lines):
+            with self.subTest(line=line):
+                self.work(line, takes_over=True)
+
+    def work(self, line=0, *, takes_over=False):
         """Kill it before this line, admit again, and return how many lines ran."""
-        upload_id = self.upload(self.image)
-        arguments = map(str, (self.folder, upload_id, line))
+        upload_id = uuid4() if takes_over else self.upload(self.image)
+        source = str(self.image) if takes_over else ""
+        arguments = [*map(str, (self.folder, upload_id, line)), source]
         worker = subprocess.run(
             [sys.executable, "-c", KILLED_AT_LINE, *arguments],
             cwd=PROJECT,
@@ -240,12 +295,15 @@ class AdmitTests(StoreCase):
             check=False,
         )
         assert worker.returncode == (-signal.SIGKILL if line else 0)
-        stored = self.store.admit(upload_id)
+        if takes_over:
+            stored = self.store.take_over(self.image, upload_id=upload_id)
+        else:
+            stored = self.store.admit(upload_id)
         self.store.discard(upload_id)
         assert self.store.verify(stored.digest)
         assert self.left_over() == []
         assert list(self.store.digests()) == [stored.digest]
-        self.store.delete(stored.digest, in_use=lambda: False)
+        self.store.path(stored.digest).unlink()
         return int(worker.stdout or 0)
 
 
@@ -255,11 +313,13 @@ import os, signal, sys
 from pathlib import Path
 from uuid import UUID
 from images.stores.local import LocalStore
+VERBS = {"admit", "take_over", "_link_in", "_read", "_convert", "_keep"}
 folder, upload_id, last = Path(sys.argv[1]), UUID(sys.argv[2]), int(sys.argv[3])
+source = sys.argv[4]
 seen = 0
 def trace(frame, event, argument):
     global seen
-    if frame.f_code.co_name not in {"admit", "_convert", "_keep"}:
+    if frame.f_code.co_name not in VERBS:
         return None
     if event == "line":
         seen += 1
@@ -268,7 +328,10 @@ def trace(frame, event, argument):
     return trace
 store = LocalStore(folder / "store", 1 << 30, 1 << 36, 0)
 sys.settrace(trace)
-store.admit(upload_id)
+if source:
+    store.take_over(Path(source), upload_id=upload_id)
+else:
+    store.admit(upload_id)
 sys.settrace(None)
 print(seen)
 """

@@ -1,8 +1,10 @@
 import subprocess
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 
+from servers.compute import disks
 from servers.compute.base import (
     ImageFile,
     ImageGone,
@@ -49,6 +51,16 @@ class SnapshotTests(ServerTestCase):
 
         self.assert_whole(self.folder / "new.qcow2")
         assert self.compute.observe(spec.id).power_state is PowerState.SHUTDOWN
+
+    def test_it_is_written_once(self):
+        spec = self.spawn()
+        with mock.patch.object(disks, "copy_to", side_effect=AssertionError):
+            self.compute.snapshot(spec, self.folder / "running.qcow2")
+            self.compute.power_off(spec.id)
+            self.compute.snapshot(spec, self.folder / "off.qcow2")
+
+        self.assert_whole(self.folder / "running.qcow2")
+        self.assert_whole(self.folder / "off.qcow2")
 
     def test_a_snapshot_boots_by_itself(self):
         spec = self.spawn()

@@ -1,5 +1,6 @@
 """Seed, console, command line, disk headers and ports: no QEMU is needed."""
 
+import errno
 import io
 import itertools
 import json
@@ -14,12 +15,13 @@ import time
 import unittest
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 from uuid import UUID, uuid4
 
 import pytest
 from django.test import override_settings
 
-from servers.compute import console, disks, ports, region
+from servers.compute import console, disks, ports
 from servers.compute.backends import compute_for
 from servers.compute.base import (
     ComputeError,
@@ -323,15 +325,57 @@ class DiskTests(unittest.TestCase):
                 disks.image_size(ImageFile(path=self.folder / "none", format=format))
 
     def test_a_full_disk_is_noticed_before_the_work(self):
-        region.check_space(self.folder, 0)
+        disks.check_space(self.folder, 0)
         with pytest.raises(NoCapacity, match="too little disk space"):
-            region.check_space(self.folder, 1 << 60)
+            disks.check_space(self.folder, 1 << 60)
 
     def test_a_copy_that_fails_leaves_nothing(self):
         with pytest.raises(OSError, match="directory"):
             disks.copy_to(self.folder, self.folder / "new")
 
         assert list(self.folder.iterdir()) == []
+
+    def test_what_nobody_can_write_to_any_more_is_handed_over_without_a_copy(self):
+        draft, target = self.folder / "draft", self.folder / "new"
+        draft.write_bytes(b"disk")
+        written = draft.stat().st_ino
+
+        disks.hand_over(draft, target)
+
+        assert target.stat().st_ino == written
+        assert target.stat().st_mode & 0o777 == 0o444
+        assert not draft.exists()
+
+    def test_what_a_process_has_still_open_is_copied_out_of_its_reach(self):
+        draft, target = self.folder / "draft", self.folder / "new"
+        draft.write_bytes(b"disk")
+        with draft.open("r+b") as kept:
+            disks.hand_over(draft, target)
+            kept.write(b"evil")
+
+        assert target.read_bytes() == b"disk"
+        assert target.stat().st_mode & 0o777 == 0o444
+
+    def test_so_is_what_is_to_go_to_another_file_system(self):
+        draft, target = self.folder / "draft", self.folder / "new"
+        draft.write_bytes(b"disk")
+        rename = Path.rename
+
+        def refuse(path, to):
+            if path == draft:
+                raise OSError(errno.EXDEV, "Invalid cross-device link")
+            return rename(path, to)
+
+        with mock.patch.object(Path, "rename", refuse):
+            disks.hand_over(draft, target)
+
+        assert target.read_bytes() == b"disk"
+
+    def test_a_folder_that_is_missing_is_no_other_file_system(self):
+        draft = self.folder / "draft"
+        draft.write_bytes(b"disk")
+        with pytest.raises(FileNotFoundError):
+            disks.hand_over(draft, self.folder / "missing" / "new")
 
 
 class PortTests(unittest.TestCase):
