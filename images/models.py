@@ -362,6 +362,10 @@ class Image(models.Model):
             self.Status.DEACTIVATED, {self.Status.ACTIVE}, status_reason=reason[:500]
         )
 
+    def reactivate(self) -> None:
+        """Its data is in order again."""
+        self._move(self.Status.ACTIVE, {self.Status.DEACTIVATED}, status_reason="")
+
     def start_saving(self) -> None:
         self._move(self.Status.SAVING, {self.Status.QUEUED})
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from datetime import timedelta
 from functools import partial
 from uuid import UUID
 
@@ -16,10 +15,19 @@ from django.db import transaction
 from django.utils import timezone
 from procrastinate import JobContext, RetryStrategy
 from procrastinate.contrib.django import app as jobs
-from procrastinate.exceptions import AlreadyEnqueued
 
-from accounts.models import Region
+from images import reconciling
 from images.models import Blob, Image, ImageConflict
+from images.reconciling import (
+    ORPHANED_AFTER,
+    STALE_AFTER,
+    all_findings,
+    discard_everywhere,
+    images_with_damaged_file,
+    images_without_job,
+    mend,
+    stores,
+)
 from images.stores import (
     BlobGone,
     ImageStore,
@@ -32,9 +40,6 @@ from images.stores import (
 log = logging.getLogger("panel.images")
 
 MOST_ATTEMPTS = 5
-STALE_AFTER = timedelta(minutes=10)
-ORPHANED_AFTER = timedelta(days=1)
-DAMAGED = "The image's data in the store is damaged, so nothing boots from it any more."
 
 
 @jobs.task(
@@ -79,16 +84,6 @@ def settle(
         _fail(image, problem)
 
 
-def defer_admit(image: Image) -> None:
-    """Have the file checked, once, however often this is asked for."""
-    name = f"admit-{image.pk}"
-    try:
-        with transaction.atomic():
-            admit.configure(lock=name, queueing_lock=name).defer(image_id=str(image.pk))
-    except AlreadyEnqueued:
-        pass
-
-
 def _admit(
     image: Image, store: ImageStore, admit: Callable[..., Stored], first_progress: int
 ) -> None:
@@ -125,73 +120,36 @@ def _fail(image: Image, problem: StoreError) -> None:
         log.info("image %s was deleted while it was being checked", image.pk)
 
 
-def discard_everywhere(upload_id: UUID) -> None:
-    for store in _stores().values():
-        store.discard(upload_id)
-
-
-def _stores() -> dict[str, ImageStore]:
-    backends = Region.objects.order_by("backend").values_list("backend", flat=True)
-    return {backend: store_for(backend) for backend in backends.distinct()}
-
-
 @jobs.task(queue="images")
 def remove_file(backend: str, digest: str) -> None:
-    """Delete a blob's file, unless there is a row for it again."""
-    rows = Blob.objects.filter(backend=backend, digest=digest)
-    store_for(backend).delete(digest, in_use=rows.exists)
+    reconciling.remove_file(backend, digest)
 
 
 @jobs.periodic(cron="*/5 * * * *")
 @jobs.task(queue="images", queueing_lock="images-resume")
 def resume_stale(timestamp: int) -> None:
     """Take up uploads that no job has moved on for a while."""
-    stale = Image.objects.filter(
-        status__in=[Image.Status.QUEUED, Image.Status.SAVING],
-        origin=Image.Origin.UPLOAD,
-        updated_at__lt=timezone.now() - STALE_AFTER,
-    )
-    for image in stale:
-        defer_admit(image)
+    for finding in images_without_job(stale=timezone.now() - STALE_AFTER):
+        mend(finding)
 
 
 @jobs.periodic(cron="17 * * * *")
 @jobs.task(queue="images", queueing_lock="images-sweep")
 def sweep(timestamp: int) -> None:
-    """Remove uploads and blobs that no row knows of, a day after they came."""
-    for backend, store in _stores().items():
-        _sweep_uploads(store)
-        _sweep_blobs(backend, store)
-    for blob in Blob.objects.filter(created_at__lt=timezone.now() - ORPHANED_AFTER):
-        blob.release()
-
-
-def _sweep_uploads(store: ImageStore) -> None:
-    old = timezone.now() - ORPHANED_AFTER
-    waiting = {Image.Status.QUEUED, Image.Status.SAVING}
-    for upload in store.uploads():
-        awaited = Image.objects.filter(pk=upload.upload_id, status__in=waiting)
-        if upload.changed_at < old and not awaited.exists():
-            store.discard(upload.upload_id)
-
-
-def _sweep_blobs(backend: str, store: ImageStore) -> None:
-    known = set(Blob.objects.filter(backend=backend).values_list("digest", flat=True))
-    for digest in store.digests():
-        # An upload that is being admitted right now has its claim on the file.
-        if digest not in known:
-            remove_file(backend=backend, digest=digest)
+    """Bring rows and files together again; what is young is left alone."""
+    now = timezone.now()
+    for finding in all_findings(before=now - ORPHANED_AFTER, stale=now - STALE_AFTER):
+        if not finding.needs_consent:
+            mend(finding)
 
 
 @jobs.periodic(cron="40 3 * * *")
 @jobs.task(queue="images", queueing_lock="images-verify")
 def verify(timestamp: int) -> None:
     """Read every blob again; what has changed boots no server any more."""
-    for blob in Blob.objects.order_by("pk").iterator(chunk_size=100):
-        if not store_for(blob.backend).verify(blob.digest):
-            log.error("blob %s of %s is damaged", blob.digest, blob.backend)
-            for image in blob.images.filter(status=Image.Status.ACTIVE):
-                image.deactivate(DAMAGED)
+    for backend, store in stores().items():
+        for finding in images_with_damaged_file(backend, store):
+            mend(finding)
 
 
 @jobs.periodic(cron="* * * * *")

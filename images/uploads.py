@@ -28,6 +28,7 @@ from images.figures import size_text
 from images.forms import UploadForm
 from images.models import Image, ImageConflict
 from images.receiving import StoreUploadHandler
+from images.reconciling import defer_admit
 from images.stores import (
     ImageStore,
     Inspection,
@@ -36,7 +37,6 @@ from images.stores import (
     TooLarge,
     store_for,
 )
-from images.tasks import defer_admit
 
 MOST_FORM_BYTES = 1 << 20  # what a body has besides the file
 

@@ -25,6 +25,7 @@ from procrastinate.exceptions import AlreadyEnqueued
 
 from accounts.models import Region
 from images.models import Image, ImageConflict
+from images.reconciling import ORPHANED_AFTER, discard_everywhere
 from images.stores import (
     ImageStore,
     StoreError,
@@ -32,7 +33,7 @@ from images.stores import (
     Unavailable,
     store_for,
 )
-from images.tasks import MOST_ATTEMPTS, ORPHANED_AFTER, discard_everywhere, settle
+from images.tasks import MOST_ATTEMPTS, settle
 from servers.compute import handover
 from servers.compute.base import Compute, Progress, ServerSpec, SnapshotFailed
 from servers.models import Server, ServerEvent, ServerQuerySet, What

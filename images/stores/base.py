@@ -83,6 +83,15 @@ class Upload:
     changed_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A blob's file, and when it changed. An upload that is not discarded claims it."""
+
+    digest: str
+    changed_at: datetime
+    is_claimed: bool
+
+
 class Receiver(Protocol):
     """A file on its way in. Left by an exception, or unfinished, nothing remains."""
 
@@ -169,5 +178,5 @@ class ImageStore(Protocol):
         committed rows: call this after the transaction, never inside it.
         """
 
-    def digests(self) -> Iterator[str]:
-        """All blobs there are, for sweeping and for the daily check."""
+    def files(self) -> Iterator[StoredFile]:
+        """All blobs there are, for finding those that no row knows."""

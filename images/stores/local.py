@@ -20,7 +20,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +33,7 @@ from images.stores.base import (
     Inspection,
     Progress,
     Stored,
+    StoredFile,
     Unavailable,
     Upload,
 )
@@ -177,9 +178,12 @@ class LocalStore:
                 sync_folder(path.parent)
         return True
 
-    def digests(self) -> Iterator[str]:
+    def files(self) -> Iterator[StoredFile]:
         for path in sorted(self._folder("blobs").glob("??/*")):
-            yield path.stem
+            with suppress(FileNotFoundError):
+                found = path.stat()
+                changed_at = datetime.fromtimestamp(found.st_mtime, UTC)
+                yield StoredFile(path.stem, changed_at, found.st_nlink > 1)
 
     @property
     def _checker(self) -> Checker:

@@ -12,6 +12,7 @@ from django.test import Client, override_settings
 from accounts.permissions import Role
 from images import tasks
 from images.models import Blob, Image
+from images.reconciling import STALE_AFTER
 from images.stores import StoreError, StoreFull
 from tests.factories import UserFactory
 from tests.images.case import HTMX, ImageTestCase, StoreMixin, waiting, work
@@ -340,7 +341,7 @@ class JobTests(UploadTestCase):
         assert self.web.status == "saving"
 
         Image.objects.filter(pk=self.web.pk).update(
-            updated_at=self.web.updated_at - tasks.STALE_AFTER * 2
+            updated_at=self.web.updated_at - STALE_AFTER * 2
         )
         tasks.resume_stale(0)
         tasks.resume_stale(0)
@@ -400,7 +401,7 @@ class JobTests(UploadTestCase):
         tasks.sweep(0)
         assert len(self.files()) == 2
 
-        with mock.patch("images.tasks.ORPHANED_AFTER", -tasks.STALE_AFTER):
+        with mock.patch("images.tasks.ORPHANED_AFTER", -STALE_AFTER):
             tasks.sweep(0)
         assert self.files() == [f"uploads/{self.web.pk}.data"]
 
@@ -409,7 +410,7 @@ class JobTests(UploadTestCase):
         Image.objects.filter(pk=self.web.pk).update(
             status="error", blob=None, updated_at=self.web.updated_at
         )
-        with mock.patch("images.tasks.ORPHANED_AFTER", -tasks.STALE_AFTER):
+        with mock.patch("images.tasks.ORPHANED_AFTER", -STALE_AFTER):
             tasks.sweep(0)
             work()
 

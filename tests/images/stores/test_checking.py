@@ -53,7 +53,7 @@ class BadImageTests(StoreCase):
                 assert refusal.value.detail
                 self.store.discard(upload_id)
         assert self.left_over() == []
-        assert list(self.store.digests()) == []
+        assert list(self.store.files()) == []
 
     def test_the_worker_looks_at_the_header_again(self):
         upload_id = self.upload(corpus.backing_file(self.folder / "image"))

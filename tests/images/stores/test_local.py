@@ -191,7 +191,7 @@ class AdmitTests(StoreCase):
         assert self.uploads.stat().st_mode & 0o777 == 0o700
         assert path.stat().st_nlink == 1
         assert self.left_over() == []
-        assert list(self.store.digests()) == [stored.digest]
+        assert [file.digest for file in self.store.files()] == [stored.digest]
 
     def test_admitting_again_gives_the_same(self):
         for form in ("raw", "qcow2", "vmdk"):
@@ -202,7 +202,7 @@ class AdmitTests(StoreCase):
     def test_the_same_bytes_twice_are_one_blob(self):
         uploads = [self.upload(self.image) for _ in range(2)]
         assert len({self.store.admit(each) for each in uploads}) == 1
-        assert len(list(self.store.digests())) == 1
+        assert len(list(self.store.files())) == 1
 
     def test_an_upload_that_is_gone_is_said_to_be_gone(self):
         for verb in (self.store.inspect, self.store.admit):
@@ -265,7 +265,7 @@ class AdmitTests(StoreCase):
             self.store.take_over(self.image, upload_id=upload_id)
         self.store.discard(upload_id)
         assert self.left_over() == []
-        assert list(self.store.digests()) == []
+        assert list(self.store.files()) == []
 
     def test_a_worker_killed_at_any_line_can_begin_again(self):
         self.image = corpus.converted(self.folder / "image", "vdi", size=3 * MIB)
@@ -302,7 +302,7 @@ class AdmitTests(StoreCase):
         self.store.discard(upload_id)
         assert self.store.verify(stored.digest)
         assert self.left_over() == []
-        assert list(self.store.digests()) == [stored.digest]
+        assert [file.digest for file in self.store.files()] == [stored.digest]
         self.store.path(stored.digest).unlink()
         return int(worker.stdout or 0)
 
@@ -348,7 +348,7 @@ class DeleteTests(StoreCase):
     def test_a_blob_goes_when_nothing_refers_to_it(self):
         self.store.discard(self.upload_id)
         assert self.store.delete(self.digest, in_use=lambda: False)
-        assert list(self.store.digests()) == []
+        assert list(self.store.files()) == []
         assert self.store.delete(self.digest, in_use=lambda: False)
         assert not self.store.verify(self.digest)
         for verb in (self.store.open, self.store.path):
@@ -422,7 +422,7 @@ class DeleteTests(StoreCase):
         with ThreadPoolExecutor(4) as pool:
             for job in [pool.submit(live, number) for number in range(32)]:
                 job.result()
-        assert list(self.store.digests()) == []
+        assert list(self.store.files()) == []
 
 
 class AvailabilityTests(StoreCase):

@@ -1,0 +1,251 @@
+"""Where rows and files of images differ, and how each such difference is mended.
+
+Files are made before their row and deleted after it, so while the panel works there is
+a moment at which a file has no row yet. What is younger than `before` is left alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+from uuid import UUID
+
+from django.db import transaction
+from procrastinate.contrib.django import app as jobs
+from procrastinate.contrib.django.models import ProcrastinateJob
+from procrastinate.exceptions import AlreadyEnqueued
+
+from accounts.models import Region
+from controlpanel.http import Conflict
+from images.models import Blob, Image
+from images.stores import BlobGone, ImageStore, StoreError, store_for
+
+log = logging.getLogger("panel.images")
+
+# How old a file without a row is before the panel itself clears it away, and for how
+# long no job has moved an image on before it is handed out again.
+ORPHANED_AFTER = timedelta(days=1)
+STALE_AFTER = timedelta(minutes=10)
+DAMAGED = "The image's data in the store is damaged, so nothing boots from it any more."
+GONE = "The image's data is missing in the store, so nothing boots from it any more."
+# More files without a row than that, and than with one: is it the right database?
+_FEW = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Something that is one way in the database and another way on the disk.
+
+    `mend` brings both together; it looks again itself, and may be called twice.
+    Without one, the sentence says what a person can do. What would lose data that
+    nobody has asked to delete is mended only when somebody says so.
+    """
+
+    kind: str
+    subject: str
+    sentence: str
+    mend: Callable[[], object] | None = field(default=None, compare=False)
+    needs_consent: bool = False
+
+
+def all_findings(
+    *, before: datetime, stale: datetime, deep: bool = False
+) -> Iterator[Finding]:
+    """Everything about images; `deep` reads all of their data, too."""
+    for backend, store in stores().items():
+        if reason := _trouble_of(store):
+            yield Finding(kind="store unavailable", subject=backend, sentence=reason)
+            continue
+        yield from uploads_nobody_awaits(store, before=before)
+        yield from files_without_row(backend, store, before=before)
+        yield from images_without_file(backend, store)
+        yield from images_with_file_again(backend, store, deep=deep)
+        if deep:
+            yield from images_with_damaged_file(backend, store)
+    yield from blobs_nobody_uses(before=before)
+    yield from images_without_job(stale=stale)
+
+
+def mend(finding: Finding) -> bool:
+    """Mend it and log it; False if it is left as it is."""
+    if finding.mend is None:
+        return False
+    try:
+        finding.mend()
+    except Conflict:
+        return True  # it has changed meanwhile, so there is nothing to mend
+    except Exception:  # one that fails must not keep the others from being mended
+        log.exception("%s %s was not mended", finding.kind, finding.subject)
+        return False
+    log.warning("mended: %s %s", finding.kind, finding.subject)
+    return True
+
+
+def uploads_nobody_awaits(store: ImageStore, *, before: datetime) -> Iterator[Finding]:
+    waiting = {Image.Status.QUEUED, Image.Status.SAVING}
+    for upload in store.uploads():
+        awaited = Image.objects.filter(pk=upload.upload_id, status__in=waiting)
+        if upload.changed_at < before and not awaited.exists():
+            yield Finding(
+                kind="upload nobody awaits",
+                subject=str(upload.upload_id),
+                sentence="An uploaded file that no image waits for.",
+                mend=partial(store.discard, upload.upload_id),
+            )
+
+
+def files_without_row(
+    backend: str, store: ImageStore, *, before: datetime
+) -> Iterator[Finding]:
+    # The files first: a row is committed only when its file is there. An upload that
+    # is being admitted right now has its claim on the file.
+    old = [
+        file.digest
+        for file in store.files()
+        if file.changed_at < before and not file.is_claimed
+    ]
+    known = set(Blob.objects.filter(backend=backend).values_list("digest", flat=True))
+    unknown = [digest for digest in old if digest not in known]
+    for digest in unknown:
+        yield Finding(
+            kind="file without a row",
+            subject=digest,
+            sentence="A file in the store that no image and no server refers to.",
+            mend=partial(remove_file, backend, digest),
+            needs_consent=len(unknown) > max(_FEW, len(known)),
+        )
+
+
+def blobs_nobody_uses(*, before: datetime) -> Iterator[Finding]:
+    for blob in Blob.objects.filter(created_at__lt=before).iterator(chunk_size=500):
+        if not blob.is_used:
+            yield Finding(
+                kind="row nobody uses",
+                subject=blob.digest,
+                sentence="Neither an image nor a server refers to this file.",
+                mend=partial(_release, blob),
+            )
+
+
+def images_without_file(backend: str, store: ImageStore) -> Iterator[Finding]:
+    for blob in Blob.objects.filter(backend=backend).iterator(chunk_size=500):
+        if _is_there(store, blob):
+            continue
+        # Asked for now, for a file goes after its images.
+        for image in blob.images.filter(status=Image.Status.ACTIVE):
+            yield Finding(
+                kind="image without its file",
+                subject=str(image.pk),
+                sentence=f"{image}: {GONE}",
+                mend=partial(image.deactivate, GONE),
+            )
+
+
+def images_with_damaged_file(backend: str, store: ImageStore) -> Iterator[Finding]:
+    """Reads every blob again, which takes its time."""
+    for blob in Blob.objects.filter(backend=backend).order_by("pk").iterator(100):
+        if store.verify(blob.digest) or not _is_there(store, blob):
+            continue
+        for image in blob.images.filter(status=Image.Status.ACTIVE):
+            yield Finding(
+                kind="image with damaged data",
+                subject=str(image.pk),
+                sentence=f"{image}: {DAMAGED}",
+                mend=partial(image.deactivate, DAMAGED),
+            )
+
+
+def images_with_file_again(
+    backend: str, store: ImageStore, *, deep: bool
+) -> Iterator[Finding]:
+    """Images that were deactivated for want of a file which somebody brought back."""
+    deactivated = Image.objects.filter(
+        status=Image.Status.DEACTIVATED,
+        status_reason__in=[GONE, DAMAGED] if deep else [GONE],
+        blob__backend=backend,
+    )
+    for image in deactivated.select_related("blob"):
+        if image.blob and store.verify(image.blob.digest):
+            yield Finding(
+                kind="image with its file again",
+                subject=str(image.pk),
+                sentence=f"{image}: its data is there again, and sound.",
+                mend=image.reactivate,
+            )
+
+
+def images_without_job(*, stale: datetime) -> Iterator[Finding]:
+    """Uploads that no job has moved on for a while."""
+    waiting = Image.objects.filter(
+        status__in=[Image.Status.QUEUED, Image.Status.SAVING],
+        origin=Image.Origin.UPLOAD,
+        updated_at__lt=stale,
+    )
+    for image in waiting:
+        if not has_job(image_id=image.pk):
+            yield Finding(
+                kind="image without a job",
+                subject=str(image.pk),
+                sentence=f"{image} is being checked, but no job does it.",
+                mend=partial(defer_admit, image),
+            )
+
+
+def defer_admit(image: Image) -> None:
+    """Have the file checked, once, however often this is asked for."""
+    name = f"admit-{image.pk}"
+    admit = jobs.configure_task(
+        "images.tasks.admit", queue="images", lock=name, queueing_lock=name
+    )
+    try:
+        with transaction.atomic():
+            admit.defer(image_id=str(image.pk))
+    except AlreadyEnqueued:
+        pass
+
+
+def has_job(**about: UUID) -> bool:
+    """Whether something waits or is being done; `about` says by its id with what."""
+    unfinished = ProcrastinateJob.objects.filter(status__in=["todo", "doing"])
+    args = {name: str(value) for name, value in about.items()}
+    return unfinished.filter(args__contains=args).exists()
+
+
+def remove_file(backend: str, digest: str) -> None:
+    """Delete a blob's file, unless there is a row for it again."""
+    rows = Blob.objects.filter(backend=backend, digest=digest)
+    store_for(backend).delete(digest, in_use=rows.exists)
+
+
+def discard_everywhere(upload_id: UUID) -> None:
+    for store in stores().values():
+        store.discard(upload_id)
+
+
+def stores() -> dict[str, ImageStore]:
+    backends = Region.objects.order_by("backend").values_list("backend", flat=True)
+    return {backend: store_for(backend) for backend in backends.distinct()}
+
+
+def _trouble_of(store: ImageStore) -> str:
+    """Why nothing can be said of the store: then nothing is mended, either."""
+    try:
+        return store.unavailable_reason()
+    except (StoreError, OSError) as error:
+        return f"The folder for images cannot be read: {error}"
+
+
+def _is_there(store: ImageStore, blob: Blob) -> bool:
+    try:
+        store.path(blob.digest)
+    except BlobGone:
+        return False
+    return True
+
+
+def _release(blob: Blob) -> None:
+    blob.release()
+    remove_file(blob.backend, blob.digest)
