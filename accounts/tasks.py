@@ -6,7 +6,7 @@ from axes.models import AccessAttempt
 from django.utils import timezone
 from procrastinate.contrib.django import app as jobs
 
-from accounts.models import Invitation, LimitUse, Session
+from accounts.models import Invitation, LimitUse, Session, Token
 
 KEEP_INVITATIONS = timedelta(days=90)
 KEEP_FAILED_SIGN_INS = timedelta(days=30)
@@ -18,6 +18,7 @@ def prune(timestamp: int) -> None:
     now = timezone.now()
     Session.objects.filter(expire_date__lt=now).delete()
     LimitUse.objects.filter(until__lt=now).delete()
+    Token.objects.filter(expires_at__lt=now).delete()
     Invitation.objects.filter(expires_at__lt=now - KEEP_INVITATIONS).delete()
     old = AccessAttempt.objects.filter(attempt_time__lt=now - KEEP_FAILED_SIGN_INS)
     old.delete()

@@ -38,6 +38,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
+    "controlpanel.api.dispatch.api",
     "controlpanel.middleware.only_utf8",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.middleware.csp.ContentSecurityPolicyMiddleware",
@@ -192,6 +193,11 @@ SHARING = {
     "lookups_per_day": env.number("LOOKUPS_PER_DAY", 50, least=1),
     "reports_per_day": env.number("REPORTS_PER_DAY", 20, least=1),
     "credential_checks_per_hour": env.number("CREDENTIAL_CHECKS_PER_HOUR", 10, least=1),
+}
+API = {
+    "token_hours": env.number("TOKEN_HOURS", 12, least=1),
+    # Of one account, in one web process.
+    "requests_per_minute": env.number("API_REQUESTS_PER_MINUTE", 1200, least=1),
 }
 IMAGES = {
     "max_upload_bytes": env.number("MAX_UPLOAD_MIB", 20 * 1024, least=1) << 20,

@@ -2,6 +2,8 @@ from django.contrib import admin
 from django.urls import include, path, register_converter
 from django.urls.converters import StringConverter
 
+from accounts.api.identity import api as identity
+
 
 class AccountNumberConverter(StringConverter):
     """A number that is a name: kept as text, and no word can be taken for it."""
@@ -11,7 +13,12 @@ class AccountNumberConverter(StringConverter):
 
 register_converter(AccountNumberConverter, "account")
 
+# The services of the API, for clients.
+services = [
+    path("identity/", identity.urls),
+]
 urlpatterns = [
+    *services,
     path("", include("accounts.urls")),
     path("admin/", admin.site.urls),
     path("<account:account_number>/", include("images.urls")),

@@ -11,16 +11,20 @@ from accounts.models.invitation import Invitation, InvitationQuerySet
 from accounts.models.limit import LimitUse
 from accounts.models.region import Region
 from accounts.models.session import Session
+from accounts.models.token import ApplicationCredential, Caller, Token
 
 __all__ = [
     "Account",
     "AccountManager",
     "AccountQuerySet",
+    "ApplicationCredential",
+    "Caller",
     "Invitation",
     "InvitationQuerySet",
     "LimitUse",
     "Region",
     "RoleGrant",
     "Session",
+    "Token",
     "User",
 ]

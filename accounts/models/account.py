@@ -288,6 +288,9 @@ class User(AbstractUser):
     # For the type checker: only Account.people() fetches them.
     roles: list[str]
 
+    # The way that brought the user here: empty for the panel, else as events name it.
+    via = ""
+
     @transaction.atomic
     def deactivate(self) -> None:
         """Keep the user out and end their sessions; roles stay for their return."""
@@ -297,6 +300,7 @@ class User(AbstractUser):
         User.objects.filter(pk=self.pk).update(is_active=False)
         self.is_active = False
         self.end_sessions()
+        self.tokens.all().delete()
 
     def reactivate(self) -> None:
         User.objects.filter(pk=self.pk).update(is_active=True)
