@@ -118,6 +118,8 @@ class Observed:
     reason: str = ""
     # The disk needs no image any more: forget the server's reference to it.
     is_detached: bool = False
+    # The order of the last rebuild whose new disk is in place.
+    rebuilt_by: UUID | None = None
 
 
 class Compute(Protocol):
@@ -144,6 +146,16 @@ class Compute(Protocol):
 
     def reboot(self, server_id: UUID, *, hard: bool, patience: float = 30) -> Observed:
         """Soft: press the power button and start again, by reset after the patience."""
+
+    def rebuild(self, spec: ServerSpec, *, order: UUID) -> None:
+        """Give the server a new disk from the spec's image, and throw the old one away
+        with all that is on it. It is off afterwards. Until then the old disk is
+        unharmed: `Observed.rebuilt_by` tells. An order that is done is not done again.
+        """
+
+    def resize(self, spec: ServerSpec, *, patience: float = 30) -> PowerOff:
+        """Shut the server off and give it the spec's memory, and its disk if that is
+        larger. It has them from its next start on. NoCapacity leaves it running."""
 
     def destroy(self, server_id: UUID) -> None:
         """Stop the server and delete its disk. One that is gone already is no error."""

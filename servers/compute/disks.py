@@ -15,7 +15,9 @@ from servers.compute.base import ComputeError, ImageFile, ImageGone, NoCapacity
 from servers.compute.process import program
 
 _QCOW2 = struct.Struct(">4sIQIIQ")
-_GB = 1 << 30
+GB = 1 << 30
+# Bytes that the path of an image has in a header, at most.
+_LONGEST = 1023
 # Left free, so that servers that run can go on writing.
 _RESERVE = 256 << 20
 
@@ -23,17 +25,20 @@ _RESERVE = 256 << 20
 @dataclass(frozen=True)
 class Header:
     virtual_size: int
-    has_backing: bool
+    # The file name of the image that the disk rests on, or None if it stands alone.
+    backing: str | None
 
 
 def read_header(path: Path) -> Header:
     """Of a qcow2 file, also while QEMU writes to it."""
     with path.open("rb") as stream:
         data = stream.read(_QCOW2.size)
-    if len(data) == _QCOW2.size:
-        magic, _, backing, _, _, size = _QCOW2.unpack(data)
-        if magic == b"QFI\xfb":
-            return Header(size, has_backing=bool(backing))
+        if len(data) == _QCOW2.size:
+            magic, _, name_at, name_size, _, size = _QCOW2.unpack(data)
+            if magic == b"QFI\xfb":
+                stream.seek(name_at)
+                path = Path(os.fsdecode(stream.read(min(name_size, _LONGEST))))
+                return Header(size, path.name if name_at else None)
     raise ComputeError("The disk file is damaged.")
 
 
@@ -45,14 +50,14 @@ def image_size(image: ImageFile) -> int:
         header = read_header(image.path)
     except FileNotFoundError:
         raise image_gone() from None
-    if header.has_backing:
+    if header.backing is not None:
         raise ComputeError("The image rests on another file and cannot be used.")
     return header.virtual_size
 
 
 def create_overlay(disk: Path, image: ImageFile, disk_gb: int) -> None:
     """A disk that stores only what the server writes; it appears whole or never."""
-    size = max(image_size(image), disk_gb * _GB)
+    size = max(image_size(image), disk_gb * GB)
     draft = disk.with_suffix(".new")
     draft.unlink(missing_ok=True)
     # Unsafe (-u) means that the image is not opened, which is not needed here.

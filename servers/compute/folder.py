@@ -5,6 +5,8 @@
     pid            its process, if one was started            qmp  its control socket
     console.log    the serial port              qemu.log     what QEMU complained of
     screen.png     the last picture of the screen             snapshot.qcow2   a draft
+    rebuilt/       what is about to take the old disk's place
+    order          which order has rebuilt the server last
 
 All of it belongs to the worker alone. QEMU runs as another user and is handed the
 files open, so it needs no way into the folder or into those above it.
@@ -61,6 +63,8 @@ class ServerFolder:
         self.log = self.path / "qemu.log"
         self.screen = self.path / "screen.png"
         self.snapshot = self.path / "snapshot.qcow2"
+        self.rebuilt = self.path / "rebuilt"
+        self.order = self.path / "order"
         self._state = self.path / "state.json"
 
     def exists(self) -> bool:
@@ -93,6 +97,12 @@ class ServerFolder:
             raise ServerNotFound("The region does not know this server.") from None
         except (ValueError, TypeError, KeyError) as error:
             raise ComputeError("The server's state cannot be read.") from error
+
+    def rebuilt_by(self) -> UUID | None:
+        """The order by which the disk was made anew last."""
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            return UUID(self.order.read_text())
+        return None
 
     def save(self, state: State) -> None:
         self.write(self._state, json.dumps(asdict(state)).encode())

@@ -102,12 +102,16 @@ def needed_image(folder: ServerFolder, spec: ServerSpec) -> ImageFile | None:
     """The image that the disk rests on. The disk's own header has the last word, as
     a detachment may have ended without the panel having heard of it."""
     try:
-        if not disks.read_header(folder.disk).has_backing:
-            return None
+        backing = disks.read_header(folder.disk).backing
     except FileNotFoundError:
         raise ComputeError("The server's disk is missing.") from None
+    if backing is None:
+        return None
     if spec.image is None:
         raise disks.image_gone()
+    # On any other image the disk would be garbage.
+    if backing != spec.image.path.name:
+        raise ComputeError("The server's disk rests on another image. Rebuild it.")
     return spec.image
 
 

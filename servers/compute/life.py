@@ -17,9 +17,15 @@ from servers.compute.base import (
     ServerBusy,
     ServerSpec,
 )
-from servers.compute.disks import read_header
+from servers.compute.command import DISK
+from servers.compute.disks import GB, read_header
 from servers.compute.folder import ServerFolder, State, Wanted
-from servers.compute.launch import QemuSettings, idle_monitor, start_server
+from servers.compute.launch import (
+    QemuSettings,
+    idle_monitor,
+    needed_image,
+    start_server,
+)
 from servers.compute.qmp import Monitor, MonitorError, MonitorGone
 
 _POWER = {
@@ -47,13 +53,14 @@ def observed(
 ) -> Observed:
     detached = False
     with contextlib.suppress(OSError, ComputeError):
-        detached = not read_header(folder.disk).has_backing
+        detached = read_header(folder.disk).backing is None
     return Observed(
         power_state=power,
         ssh_host=settings.ssh_bind,
         ssh_port=folder.state().port,
         reason=reason,
         is_detached=detached,
+        rebuilt_by=folder.rebuilt_by(),
     )
 
 
@@ -121,6 +128,13 @@ def press_power_button(folder: ServerFolder, patience: float) -> bool:
         return False
 
 
+def power_off(folder: ServerFolder, patience: float) -> PowerOff:
+    folder.save(replace(folder.state(), wanted=Wanted.OFF, reason=""))
+    in_order = is_running(folder) and press_power_button(folder, patience)
+    how = end(folder)
+    return PowerOff.IN_ORDER if in_order else how
+
+
 def reset(folder: ServerFolder) -> None:
     """Press the reset button, and make sure that the machine runs."""
     with Monitor(folder.path) as monitor:
@@ -170,6 +184,15 @@ def disk_monitor(
     end(folder)
     with idle_monitor(settings, folder, image) as monitor:
         yield monitor
+
+
+def grow_disk(settings: QemuSettings, folder: ServerFolder, spec: ServerSpec) -> None:
+    """Make the disk as large as the spec says, unless it is already."""
+    image = needed_image(folder, spec)
+    size = spec.disk_gb * GB
+    if size > read_header(folder.disk).virtual_size:
+        with disk_monitor(settings, folder, image) as monitor:
+            monitor.execute("block_resize", {"node-name": DISK, "size": size})
 
 
 def _mend(folder: ServerFolder, monitor: Monitor) -> str:

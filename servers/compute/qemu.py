@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
-from servers.compute import console, disks, jobs, life, process, region
+from servers.compute import console, disks, jobs, life, process, rebuilding, region
 from servers.compute.base import (
     ComputeError,
     ComputeUnavailable,
@@ -98,12 +98,7 @@ class QemuCompute:
     def power_off(self, server_id: UUID, *, patience: float = 30) -> PowerOff:
         folder = self._folder(server_id)
         with _deed(folder):
-            folder.save(replace(folder.state(), wanted=Wanted.OFF, reason=""))
-            in_order = life.is_running(folder) and life.press_power_button(
-                folder, patience
-            )
-            how = life.end(folder)
-            return PowerOff.IN_ORDER if in_order else how
+            return life.power_off(folder, patience)
 
     def reboot(self, server_id: UUID, *, hard: bool, patience: float = 30) -> Observed:
         folder = self._folder(server_id)
@@ -116,6 +111,24 @@ class QemuCompute:
                 life.press_power_button(folder, patience)
             life.reset(folder)
             return life.look(self._settings, folder)
+
+    def rebuild(self, spec: ServerSpec, *, order: UUID) -> None:
+        self._check_available()
+        seed = seed_archive(spec)
+        folder = self._folder(spec.id)
+        # One that could not be built has lost its place.
+        region.reserve(self._settings, folder, spec)
+        with _deed(folder):
+            rebuilding.rebuild(folder, spec, seed, order)
+
+    def resize(self, spec: ServerSpec, *, patience: float = 30) -> PowerOff:
+        folder = self._folder(spec.id)
+        with _deed(folder):
+            region.check_memory(self._settings, folder, spec)
+            how = life.power_off(folder, patience)
+            life.grow_disk(self._settings, folder, spec)
+            region.reserve_memory(self._settings, folder, spec)
+            return how
 
     def destroy(self, server_id: UUID) -> None:
         folder = self._folder(server_id)
@@ -218,6 +231,7 @@ def _deed(folder: ServerFolder, *, patience: float = _QUEUE) -> Iterator[None]:
     """One change of a server, alone with it; what goes wrong is a ComputeError."""
     try:
         with folder.locked(patience=patience):
+            rebuilding.put_right(folder)
             yield
     except (MonitorError, MonitorGone) as error:
         raise ComputeError(f"The server's control said: {error}.") from error

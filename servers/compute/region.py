@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 from servers.compute import process
@@ -54,20 +55,50 @@ def reserve(settings: QemuSettings, folder: ServerFolder, spec: ServerSpec) -> N
     with region_locked(settings.folder):
         if folder.exists():
             return
-        others = [one for one in all_folders(settings.folder) if one.exists()]
-        if len(others) >= settings.max_servers:
+        if len(_others(settings, folder)) >= settings.max_servers:
             raise NoCapacity(
                 f"The region has no capacity left: all of its {settings.max_servers}"
                 " servers are taken. Delete one, or choose another region."
             )
-        used = sum(one.state().memory_mb for one in others)
-        free = settings.max_memory_mb - used
-        if spec.memory_mb > free:
-            raise NoCapacity(
-                f"The region has no capacity left: {max(free, 0)} MB of memory are"
-                f" free, the server needs {spec.memory_mb} MB."
-            )
+        _check_memory(settings, folder, spec)
         folder.create(State(memory_mb=spec.memory_mb))
+
+
+def reserve_memory(
+    settings: QemuSettings, folder: ServerFolder, spec: ServerSpec
+) -> None:
+    """Give the server's place in the region another size."""
+    with region_locked(settings.folder):
+        check_memory(settings, folder, spec)
+        folder.save(replace(folder.state(), memory_mb=spec.memory_mb))
+
+
+def check_memory(
+    settings: QemuSettings, folder: ServerFolder, spec: ServerSpec
+) -> None:
+    """Raise NoCapacity if the server needs more than it has, and there is no more."""
+    if spec.memory_mb > folder.state().memory_mb:
+        _check_memory(settings, folder, spec)
+
+
+def _check_memory(
+    settings: QemuSettings, folder: ServerFolder, spec: ServerSpec
+) -> None:
+    used = sum(other.state().memory_mb for other in _others(settings, folder))
+    free = settings.max_memory_mb - used
+    if spec.memory_mb > free:
+        raise NoCapacity(
+            f"The region has no capacity left: {max(free, 0)} MB of memory are"
+            f" free, the server needs {spec.memory_mb} MB."
+        )
+
+
+def _others(settings: QemuSettings, folder: ServerFolder) -> list[ServerFolder]:
+    return [
+        other
+        for other in all_folders(settings.folder)
+        if other.id != folder.id and other.exists()
+    ]
 
 
 def _can_write(folder: Path) -> bool:

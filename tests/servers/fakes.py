@@ -27,6 +27,7 @@ class FakeCompute:
         self.power: dict[UUID, PowerState] = {}
         self.specs: dict[UUID, ServerSpec] = {}
         self.reasons: dict[UUID, str] = {}
+        self.orders: dict[UUID, UUID] = {}
         self.consoles: dict[UUID, str] = {}
         self.screens: dict[UUID, tuple[bytes, float]] = {}
         self.deeds: list[str] = []
@@ -62,6 +63,7 @@ class FakeCompute:
             ssh_host="127.0.0.1",
             ssh_port=self.port if power is PowerState.RUNNING else 0,
             reason=self.reasons.get(server_id, ""),
+            rebuilt_by=self.orders.get(server_id),
         )
 
     def power_on(self, spec: ServerSpec) -> Observed:
@@ -79,6 +81,21 @@ class FakeCompute:
         if self.power.get(server_id) is not PowerState.RUNNING:
             raise NotRunning("The server is not running. Start it instead.")
         return self.observe(server_id)
+
+    def rebuild(self, spec: ServerSpec, *, order: UUID) -> None:
+        self.at_spawn.set()
+        assert self.may_spawn.wait(10)
+        self._do("rebuild")
+        self.specs[spec.id] = spec
+        self.orders[spec.id] = order
+        self.power[spec.id] = PowerState.SHUTDOWN
+
+    def resize(self, spec: ServerSpec, *, patience: float = 30) -> PowerOff:
+        self._do("resize")
+        was_off = self.power[spec.id] is PowerState.SHUTDOWN
+        self.specs[spec.id] = spec
+        self.power[spec.id] = PowerState.SHUTDOWN
+        return PowerOff.ALREADY_OFF if was_off else PowerOff.IN_ORDER
 
     def destroy(self, server_id: UUID) -> None:
         self._do("destroy")

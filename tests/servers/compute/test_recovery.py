@@ -55,6 +55,11 @@ def make_spec(image, server_id):
     )
 
 
+def bigger(spec):
+    return replace(spec, memory_mb=48, disk_gb=1)
+
+
+ORDER = UUID(int=1)
 VERBS = {
     "spawn": lambda compute, spec, target: compute.spawn(spec),
     "power_on": lambda compute, spec, target: compute.power_on(spec),
@@ -62,6 +67,8 @@ VERBS = {
     "reboot": lambda compute, spec, target: compute.reboot(spec.id, hard=True),
     "detach": lambda compute, spec, target: compute.detach(spec),
     "snapshot": lambda compute, spec, target: compute.snapshot(spec, target),
+    "rebuild": lambda compute, spec, target: compute.rebuild(spec, order=ORDER),
+    "resize": lambda compute, spec, target: compute.resize(bigger(spec), patience=5),
     "destroy": lambda compute, spec, target: compute.destroy(spec.id),
 }
 
@@ -164,6 +171,32 @@ class KilledWorkerTests(RegionTestCase):
             self.switched_off,
             lambda spec: self.check_snapshot(spec, PowerState.SHUTDOWN),
         )
+
+    def check_rebuilt(self, spec):
+        seen = self.compute.observe(spec.id)
+        assert (seen.power_state, seen.rebuilt_by) == (PowerState.SHUTDOWN, ORDER)
+        assert not list(self.settings.folder.glob("*/rebuilt*"))
+        assert processes(spec) == []
+        assert self.compute.console_log(spec.id) == ""
+        self.compute.power_on(spec)
+        self.wait_for_console(spec)
+        self.settle_running(spec)
+
+    def test_rebuild_of_a_running_server(self):
+        self.check("rebuild", self.running, self.check_rebuilt)
+
+    def test_rebuild_of_a_server_that_is_off(self):
+        self.check("rebuild", self.switched_off, self.check_rebuilt)
+
+    def test_resize(self):
+        def settle(spec):
+            assert self.compute.observe(spec.id).power_state is PowerState.SHUTDOWN
+            assert processes(spec) == []
+            self.compute.power_on(bigger(spec))
+            self.wait_for_console(spec, times=2)
+            self.settle_running(spec)
+
+        self.check("resize", self.running, settle)
 
     def test_destroy(self):
         self.check("destroy", self.running, self.settle_gone)
