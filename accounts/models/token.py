@@ -183,13 +183,13 @@ class TokenQuerySet(models.QuerySet["Token"]):
         token = Token.from_db(self.db, _TOKEN, row[: len(_TOKEN)])
         rest = row[len(_TOKEN) :]
         user = User.from_db(self.db, _USER, rest[: len(_USER)])
-        *fields, held, entries = rest[len(_USER) :]
+        *fields, name, held, entries = rest[len(_USER) :]
         account = Account.from_db(self.db, _ACCOUNT, fields) if fields[0] else None
         if account and account.is_suspended:
             return None
         if sorted(held) != token.held or _hash_of(user.password) != token.stamp:
             return None
-        user.via = "API"
+        user.via = f"API, credential {name}" if name else "API"
         return Caller(
             user=user,
             account=account,
@@ -266,6 +266,7 @@ def _found() -> Prepared:
             *_TOKEN,
             *(f"user__{name}" for name in _USER),
             *(f"account__{name}" for name in _ACCOUNT),
+            "credential__name",
             "held_now",
             "region_entries",
         )

@@ -37,6 +37,8 @@ class ServerEvent(models.Model):
     )
     what = models.CharField(max_length=20, choices=What)
     actor_name = models.CharField(max_length=150, blank=True)
+    # Empty for the panel, else the way of the API, with the credential used.
+    via = models.CharField(max_length=300, blank=True)
     note = models.CharField(max_length=500, blank=True)
     # The image that was, or was not, made of the server.
     image_id = models.UUIDField(null=True)

@@ -461,6 +461,7 @@ class Server(models.Model):
             account_id=self.account_id,
             what=what,
             actor_name=by.get_username() if by else "",
+            via=by.via if by else "",
             note=note[:500],
             image_id=image.pk if image else None,
         )

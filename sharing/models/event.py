@@ -44,6 +44,8 @@ class ShareEvent(models.Model):
     consumer_number = models.CharField(max_length=8)
     side = models.CharField(max_length=10, choices=Side)
     actor_name = models.CharField(max_length=150)
+    # Empty for the panel, else the way of the API, with the credential used.
+    via = models.CharField(max_length=300, blank=True)
     # Empty where there was no share yet, or is none any more.
     from_status = models.CharField(max_length=10, choices=ShareStatus, blank=True)
     to_status = models.CharField(max_length=10, choices=ShareStatus, blank=True)
@@ -87,6 +89,6 @@ class ShareEvent(models.Model):
         """The reader's own users by name, the other side only as an account."""
         # A username is half of a credential.
         if self.is_by_reader:
-            return self.actor_name
+            return f"{self.actor_name} ({self.via})" if self.via else self.actor_name
         by_producer = self.side == self.Side.PRODUCER
         return self.producer_id if by_producer else self.consumer_number

@@ -386,6 +386,7 @@ class ImageShare(models.Model):
             consumer_number=self.consumer_number,
             side=side,
             actor_name=by.get_username(),
+            via=by.via,
             from_status=from_status,
             to_status=to_status,
             note=note,

@@ -81,6 +81,7 @@ class TokenTests(CastTestCase):
             self.alice, self.acme, methods=["x"], credential=credential
         )
         assert self.look().status_code == 200
+        assert Token.objects.find(self.token.plain).user.via == "API, credential deploy"
         credential.delete()
         assert self.look().status_code == 401
 
