@@ -91,7 +91,7 @@ class Checker:
             progress=progress,
         )
         if read.failed:
-            raise _fault(read)
+            raise fault_of(read)
 
     def convert(
         self,
@@ -120,7 +120,7 @@ class Checker:
             progress=progress,
         )
         if done.failed:
-            raise _fault(done)
+            raise fault_of(done)
 
     def _read_header(self, path: Path) -> dict[str, str | int]:
         # -I keeps the child from importing anything that lies about in a folder.
@@ -128,8 +128,8 @@ class Checker:
             [sys.executable, "-I", "-B", str(header.__file__), str(path)],
             Limits(memory=1 << 30),
         )
-        if ended.timed_out:
-            raise _fault(ended)
+        if ended.timed_out or ended.was_killed:
+            raise fault_of(ended)
         try:
             said: dict[str, str | int] = json.loads(ended.out)
         except ValueError:
@@ -144,7 +144,7 @@ class Checker:
             _qemu_img("info", "-f", DRIVERS[found], "--output=json", path), Limits()
         )
         if asked.failed:
-            raise _fault(asked)
+            raise fault_of(asked)
         return int(json.loads(asked.out)["virtual-size"])
 
     def _refuse_unbootable(self, path: Path, found: str) -> None:
@@ -163,7 +163,7 @@ class Checker:
                 "from it."
             )
         if read.failed:
-            raise _fault(read)
+            raise fault_of(read)
 
     def _refuse_inconsistent(
         self, path: Path, found: Inspection, limits: Limits
@@ -172,7 +172,7 @@ class Checker:
             _qemu_img("check", "-f", DRIVERS[found.format], path), limits
         )
         if checked.code not in {0, LEAKS_ONLY, NO_SUCH_CHECK}:
-            raise _fault(checked)
+            raise fault_of(checked)
 
     def _refuse_size(self, virtual_size: int) -> None:
         if virtual_size <= 0:
@@ -194,13 +194,15 @@ def _qemu_img(*arguments: str | Path) -> list[str]:
     return ["qemu-img", *map(str, arguments)]
 
 
-def _fault(ended: Ended) -> StoreError:
+def fault_of(ended: Ended) -> StoreError:
     """What to raise for a child that failed; its own words are kept for the log."""
     if ended.lacked_space:
         return StoreFull("There is no room left for images at the moment.")
     if ended.timed_out:
         # By the clock, so that a busy machine may be the cause.
         return StoreError("Checking the image took too long: please try again later.")
+    if ended.was_killed:
+        return StoreError("Checking the image was interrupted: please try again.")
     if ended.exhausted:
         return Refused("The image takes too much time or memory to be read.")
     return Refused(DAMAGED, ended.err[-500:])

@@ -42,7 +42,12 @@ class Ended:
 
     @property
     def exhausted(self) -> bool:
-        return self.code in {-signal.SIGXCPU, -signal.SIGKILL}
+        return self.code == -signal.SIGXCPU
+
+    @property
+    def was_killed(self) -> bool:
+        """By somebody else, as by a host short of memory: no fault of the file."""
+        return self.code == -signal.SIGKILL
 
     @property
     def lacked_space(self) -> bool:
@@ -63,7 +68,9 @@ def run_limited(
     guarded = [
         *("setpriv", "--pdeathsig", "KILL", "--no-new-privs"),
         *("prlimit", "--core=0", f"--as={limits.memory}"),
-        *(f"--cpu={limits.cpu_seconds}", f"--fsize={limits.file_bytes}"),
+        # The soft limit sends SIGXCPU: SIGKILL is left for what is none of ours.
+        f"--cpu={limits.cpu_seconds}:{limits.cpu_seconds + 5}",
+        f"--fsize={limits.file_bytes}",
         *command,
     ]
     # With its usual one heap per thread, qemu-img runs into the memory limit on good

@@ -18,6 +18,7 @@ _QCOW2 = struct.Struct(">4sIQIIQ")
 GB = 1 << 30
 # Bytes that the path of an image has in a header, at most.
 _LONGEST = 1023
+_TRIES = 3
 # Left free, so that servers that run can go on writing.
 _RESERVE = 256 << 20
 
@@ -154,17 +155,23 @@ def _sync(path: Path) -> None:
 
 
 def _qemu_img(*arguments: str) -> None:
-    done = subprocess.run(
-        [program("qemu-img"), *arguments],
-        check=False,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=60,
-    )
-    if done.returncode:
-        raise ComputeError(f"The disk could not be made: {done.stderr[-300:].strip()}")
+    for _ in range(_TRIES):
+        done = subprocess.run(
+            [program("qemu-img"), *arguments],
+            check=False,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=60,
+        )
+        if done.returncode == 0:
+            return
+        # Killed from outside, as by a host short of memory, it may do better again.
+        if done.returncode > 0:
+            break
+    said = done.stderr[-300:].strip() or "its program was killed"
+    raise ComputeError(f"The disk could not be made: {said}.")
 
 
 def _whole_sectors(size: int) -> str:

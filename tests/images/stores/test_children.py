@@ -8,6 +8,8 @@ from pathlib import Path
 
 from django.test import SimpleTestCase
 
+from images.stores.base import Refused
+from images.stores.checking import fault_of
 from images.stores.children import Limits, run_limited
 from tests.images.stores.case import needs_qemu
 
@@ -35,6 +37,12 @@ class LimitTests(SimpleTestCase):
         ended = run_limited(_python("while True: pass"), Limits(cpu_seconds=1))
         assert ended.exhausted
         assert not ended.timed_out
+
+    def test_a_child_that_somebody_killed_is_no_fault_of_the_file(self):
+        ended = run_limited(_python("import os; os.kill(os.getpid(), 9)"), Limits())
+        assert ended.was_killed
+        assert not ended.exhausted
+        assert not isinstance(fault_of(ended), Refused)
 
     def test_a_child_writes_only_so_much(self):
         ended = run_limited(

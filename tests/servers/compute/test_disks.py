@@ -1,11 +1,17 @@
+import os
+import shutil
 import subprocess
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 from unittest import mock
 
 import pytest
+from django.test import SimpleTestCase
 
 from servers.compute import disks
 from servers.compute.base import (
+    ComputeError,
     ImageFile,
     ImageGone,
     PowerState,
@@ -131,3 +137,34 @@ class DetachTests(ServerTestCase):
         seen = self.compute.observe(spec.id)
         assert seen.power_state is PowerState.SHUTDOWN
         assert "image" in seen.reason
+
+
+class KilledTests(SimpleTestCase):
+    """qemu-img is killed, as by a host that is short of memory."""
+
+    def setUp(self):
+        folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.disk = folder / "disk.qcow2"
+        self.calls = folder / "calls"
+        program = folder / "qemu-img"
+        program.write_text(
+            f"#!/bin/sh\necho >>{self.calls}\n"
+            f'[ $(wc -l <{self.calls}) -ge "$ENOUGH" ] || kill -9 $$\n'
+            f'exec {shutil.which("qemu-img")} "$@"\n'
+        )
+        program.chmod(0o755)
+        self.path = f"{folder}:{os.environ['PATH']}"
+
+    def create(self, enough):
+        changes = {"PATH": self.path, "ENOUGH": str(enough)}
+        with mock.patch.dict(os.environ, changes):
+            disks.create_empty(self.disk, 1 << 20)
+
+    def test_the_disk_is_made_all_the_same(self):
+        self.create(enough=2)
+        assert disks.read_header(self.disk).virtual_size == 1 << 20
+
+    def test_again_and_again_it_is_given_up_with_a_reason(self):
+        with pytest.raises(ComputeError, match="its program was killed"):
+            self.create(enough=9)
+        assert len(self.calls.read_text()) == 3
