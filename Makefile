@@ -1,7 +1,7 @@
 # The one list of commands. Each sets itself up: Python packages from requirements.lock
 # into .venv, and missing system packages through apt, where that is allowed.
 
-PYTHON_DIRS := accounts bench controlpanel images servers sharing tests tools manage.py
+PYTHON_DIRS := accounts bench chaos controlpanel images servers sharing tests tools manage.py
 PYTEST_WORKERS ?= auto
 # Settings as in production, for the checks.
 CHECK_ENV := SECRET_KEY=only-for-the-checks-0123456789-abcdefghij-klmnopqrstuvwxyz \
@@ -14,8 +14,8 @@ export PORT DATA_DIR
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help demo demo-reset bench test lint types check unit browser test-pg15 lock \
-	set-up demo-packages test-packages
+.PHONY: help demo demo-reset bench chaos test lint types check unit browser test-pg15 \
+	lock set-up demo-packages chaos-packages test-packages
 
 help:
 	@echo "make demo        run the panel with demo data on http://127.0.0.1:8000"
@@ -26,6 +26,8 @@ help:
 	@echo "make browser     the browser's tests (ARGS= for pytest, here and above)"
 	@echo "make test-pg15   the tests on PostgreSQL 15"
 	@echo "make bench       measure the pages (ARGS= for the benchmark)"
+	@echo "make chaos       kill its processes 200 times while it is used, and worse"
+	@echo "                 (ARGS=\"--kills 20 --seed 1\" for a short one)"
 	@echo "make lock        resolve requirements.lock anew from pyproject.toml"
 
 demo: set-up demo-packages
@@ -36,6 +38,9 @@ demo-reset: set-up
 
 bench: set-up
 	python -m bench $(ARGS)
+
+chaos: set-up chaos-packages
+	python -m chaos $(ARGS)
 
 # Without a Chromium the browser's tests fail here; elsewhere they are skipped.
 test: export REQUIRE_BROWSER ?= true
@@ -74,6 +79,10 @@ set-up:
 # Without them the panel starts all the same and says what is missing.
 demo-packages:
 	@tools/system-packages demo || true
+
+# Without libfaketime the clock does not jump.
+chaos-packages:
+	@tools/system-packages chaos || true
 
 test-packages:
 	@tools/system-packages test || true
