@@ -1,4 +1,8 @@
-"""The gate of every operation of the API: whose token it is, and what they may do."""
+"""The gate of every operation of the API: whose token it is, and what they may do.
+
+Modules with operations do without `from __future__ import annotations`: ninja reads
+the signature behind a decorator, where names as text cannot be looked up.
+"""
 
 from __future__ import annotations
 

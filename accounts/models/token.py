@@ -129,6 +129,7 @@ class Caller:
     issued_at: datetime
     expires_at: datetime
     credential_id: uuid.UUID | None
+    credential_name: str = ""
     regions: list[RegionChoice] = field(default_factory=list)
 
     @property
@@ -199,6 +200,7 @@ class TokenQuerySet(models.QuerySet["Token"]):
             issued_at=token.issued_at,
             expires_at=token.expires_at,
             credential_id=token.credential_id,
+            credential_name=name or "",
             regions=[RegionChoice.read(entry) for entry in entries],
         )
 

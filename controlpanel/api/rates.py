@@ -44,3 +44,4 @@ class Rate:
 
 
 requests = Rate()
+sign_ins = Rate()
