@@ -73,6 +73,9 @@ TEMPLATES: list[dict[str, Any]] = [
 FORM_RENDERER = "django.forms.renderers.TemplatesSetting"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
+# Jobs that no `tasks` module leads to.
+PROCRASTINATE_IMPORT_PATHS = ["servers.schedules"]
+
 # People sign in with a password; django-axes counts the failures first.
 AUTH_USER_MODEL = "accounts.User"
 AUTHENTICATION_BACKENDS = [

@@ -216,6 +216,8 @@ class Image(models.Model):
     origin = models.CharField(max_length=10, choices=Origin, editable=False)
     source_server_id = models.UUIDField(null=True, editable=False)
     source_server_name = models.CharField(max_length=255, blank=True, editable=False)
+    # The schedule of that server, if nobody asked for this very image.
+    schedule_id = models.UUIDField(null=True, editable=False)
     uploaded_format = models.CharField(max_length=20, blank=True, editable=False)
     created_by = models.CharField(max_length=150, blank=True, editable=False)
     # When its own account last ordered a server from it, to look at it before sharing.
@@ -392,6 +394,21 @@ class Image(models.Model):
         Servers that run from it go on: they hold its blob. Raises ImageConflict when
         it is protected or gone.
         """
+        image = self._locked_to_delete()
+        image.shares.all().revoke(by=by)
+        image._delete_with_blob()
+
+    @transaction.atomic
+    def delete_unshared(self) -> None:
+        """Delete it if it is offered to nobody. Raises ImageConflict when it
+        is shared, protected or gone.
+        """
+        image = self._locked_to_delete()
+        if image.shares.exists():
+            raise ImageConflict(f"{self} is shared.")
+        image._delete_with_blob()
+
+    def _locked_to_delete(self) -> Image:
         # Locked, so that it is not offered in the meantime: offer() waits.
         image = Image.objects.select_for_update().filter(pk=self.pk).first()
         if image is None:
@@ -400,9 +417,11 @@ class Image(models.Model):
             raise ImageConflict(
                 f"{self} is protected. Switch the protection off under Edit first."
             )
-        image.shares.all().revoke(by=by)
+        return image
+
+    def _delete_with_blob(self) -> None:
         # Only now: a join would not see a blob that came while we waited for the lock.
-        blob = image.blob
-        image.delete()
+        blob = self.blob
+        self.delete()
         if blob:
             blob.release()

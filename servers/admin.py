@@ -2,7 +2,7 @@ from django.contrib import admin
 from django.http import HttpRequest
 
 from controlpanel.admin import ReadOnly
-from servers.models import Flavor, Server, ServerEvent, SSHKey
+from servers.models import Flavor, ImageSchedule, Server, ServerEvent, SSHKey
 
 
 @admin.register(Flavor)
@@ -39,3 +39,11 @@ class SSHKeyAdmin(ReadOnly):
     list_display = ["name", "account", "kind", "fingerprint", "created_at"]
     list_select_related = ["account"]
     search_fields = ["account__number__exact", "fingerprint__exact"]
+
+
+@admin.register(ImageSchedule)
+class ImageScheduleAdmin(ReadOnly):
+    list_display = ["server", "rhythm", "keep", "next_at", "ran_at", "reason"]
+    list_select_related = ["server"]
+    search_fields = ["server__id__exact", "server__account__number__exact"]
+    ordering = ["pk"]

@@ -7,7 +7,14 @@ from django.http import QueryDict
 from accounts.models import Account, Region
 from images.models import Image
 from servers.keys import KeyRefused, read_public_key
-from servers.models import Flavor, Server, SSHKey
+from servers.models import (
+    MOST_KEPT,
+    WEEKDAYS,
+    Flavor,
+    ImageSchedule,
+    Server,
+    SSHKey,
+)
 
 NOT_BOOTABLE = "This account cannot boot that image. Choose one from the list."
 
@@ -165,6 +172,46 @@ class CreateImageForm(forms.Form):
     def __init__(self, data: QueryDict | None, *, server: Server) -> None:
         super().__init__(data)
         self.fields["name"].widget.attrs["placeholder"] = server.name
+
+
+class ScheduleForm(forms.Form):
+    day = forms.ChoiceField(
+        choices=[
+            ("every", "Every day"),
+            *((str(n), f"Every {day}") for n, day in enumerate(WEEKDAYS)),
+        ],
+    )
+    hour = forms.TypedChoiceField(
+        label="At",
+        coerce=int,
+        choices=[(hour, f"{hour:02}:00 UTC") for hour in range(24)],
+        initial=2,
+        help_text="UTC all year: where clocks are put forward in summer, it is an hour "
+        "later there.",
+    )
+    keep = forms.IntegerField(
+        label="Images to keep",
+        min_value=1,
+        max_value=MOST_KEPT,
+        initial=7,
+        help_text=f"1 to {MOST_KEPT}. Each counts in the account's quota.",
+    )
+
+    def __init__(
+        self, data: QueryDict | None, *, schedule: ImageSchedule | None
+    ) -> None:
+        super().__init__(data)
+        if schedule:
+            self.initial = {
+                "day": "every" if schedule.weekday is None else schedule.weekday,
+                "hour": schedule.hour,
+                "keep": schedule.keep,
+            }
+
+    @property
+    def weekday(self) -> int | None:
+        day: str = self.cleaned_data["day"]
+        return None if day == "every" else int(day)
 
 
 def _read_key(text: str) -> str:

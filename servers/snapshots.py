@@ -36,7 +36,7 @@ from images.stores import (
 from images.tasks import MOST_ATTEMPTS, settle
 from servers.compute import handover
 from servers.compute.base import Compute, Progress, ServerSpec, SnapshotFailed
-from servers.models import Server, ServerEvent, ServerQuerySet, What
+from servers.models import ImageSchedule, Server, ServerEvent, ServerQuerySet, What
 
 log = logging.getLogger("panel.servers")
 
@@ -122,6 +122,7 @@ def save(context: JobContext, image_id: str) -> None:
     if image.is_changing:
         _save(image, store, context.job.attempts + 1 >= MOST_ATTEMPTS)
     _tell(image)
+    ImageSchedule.objects.keep_newest(image)
     store.discard(image.pk)
     # It goes last: while it is there, all this can be done again.
     handover.discard(image.pk)

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from servers import key_views, order_views, views
+from servers import key_views, order_views, schedule_views, views
 
 app_name = "servers"
 urlpatterns = [
@@ -18,6 +18,16 @@ urlpatterns = [
         "servers/<uuid:server_id>/create-image/",
         views.create_image,
         name="create-image",
+    ),
+    path(
+        "servers/<uuid:server_id>/schedule/",
+        schedule_views.schedule,
+        name="schedule",
+    ),
+    path(
+        "servers/<uuid:server_id>/schedule/stop/",
+        schedule_views.stop,
+        name="stop-schedule",
     ),
     path("servers/<uuid:server_id>/delete/", views.delete, name="delete"),
     path("keys/", key_views.keys, name="keys"),

@@ -24,7 +24,13 @@ from images.stores import StoreError
 from servers.compute.backends import compute_for
 from servers.compute.base import ComputeError
 from servers.forms import CreateImageForm, RebootForm, RenameForm
-from servers.models import Server, ServerConflict, ServerEvent, ServerQuerySet
+from servers.models import (
+    ImageSchedule,
+    Server,
+    ServerConflict,
+    ServerEvent,
+    ServerQuerySet,
+)
 from servers.rows import ServerRow, why_unavailable
 from servers.snapshots import check_room
 
@@ -99,6 +105,7 @@ def detail(request: AccountRequest, server_id: UUID) -> HttpResponse:
         "image": _image_to_link(request, server),
         "row": shown,
         "images": list(server.images_made().order_by("-created_at", "-id")[:5]),
+        **_schedule_of(server),
         "oob": wants_partial(request),
         "events": list(events.order_by("-pk")[:30]),
         "unavailable": why_unavailable(server.region.backend),
@@ -241,6 +248,18 @@ def _image_to_link(request: AccountRequest, server: Server) -> Image | None:
         seen = Image.objects.visible_to(request.account).filter(pk=server.image.pk)
         return seen.first()
     return server.image
+
+
+def _schedule_of(server: Server) -> dict[str, Any]:
+    schedule = ImageSchedule.objects.filter(server=server).first()
+    if schedule is None:
+        return {"schedule": None}
+    schedule.server = server
+    return {
+        "schedule": schedule,
+        "last_image": schedule.last_image(),
+        "kept": list(schedule.images_kept()),
+    }
 
 
 def _page_key(request: AccountRequest) -> UUID | None:

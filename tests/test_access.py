@@ -13,6 +13,7 @@ from django.urls import URLPattern, URLResolver, get_resolver, reverse
 from accounts.models import Invitation
 from accounts.permissions import Role
 from controlpanel.api.faults import DIALECTS
+from servers.models import ImageSchedule
 from tests.cast import CastTestCase
 from tests.factories import ImageFactory, ImageShareFactory, UserFactory
 from tests.servers.factories import FlavorFactory, ServerFactory, SSHKeyFactory
@@ -78,6 +79,8 @@ ACCESS = {
     "servers:power-on":        "POST /{beta}/servers/{server}/power-on/      403  403  403  403  403  409  409  409  404",
     "servers:rename":          "POST /{beta}/servers/{server}/rename/        403  403  403  403  403  422  422  422  404",
     "servers:create-image":    "POST /{beta}/servers/{server}/create-image/  403  403  403  403  403  409  409  409  404",
+    "servers:schedule":        "POST /{beta}/servers/{server}/schedule/      403  403  403  403  403  422  422  422  404",
+    "servers:stop-schedule":   "POST /{beta}/servers/{server}/schedule/stop/ 403  403  403  403  403  302  302  302  404",
     "servers:delete":          "POST /{beta}/servers/{server}/delete/        403  403  403  403  403  302  302  302  404",
     "servers:keys":            "POST /{beta}/keys/                           403  403  403  403  422  422  422  422  404",
     "servers:key-delete":      "POST /{beta}/keys/{key}/delete/              403  403  403  403  302  302  302  302  404",
@@ -126,6 +129,9 @@ class AccessTests(FakeComputeMixin, CastTestCase):
         )
         cls.server = ServerFactory.create(
             account=cls.beta, flavor=FlavorFactory.create(), name="web"
+        )
+        ImageSchedule.objects.set_for(
+            cls.server, weekday=None, hour=2, keep=7, by=cls.bob
         )
         cls.key = SSHKeyFactory.create(account=cls.beta)
 

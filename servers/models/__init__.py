@@ -4,6 +4,7 @@ from servers.models.boot import NotBootable, lock_bootable
 from servers.models.event import ServerEvent, What
 from servers.models.flavor import GIB, Flavor
 from servers.models.key import MOST_KEYS, SSHKey
+from servers.models.schedule import MOST_KEPT, WEEKDAYS, ImageSchedule
 from servers.models.server import (
     JOBS,
     AlreadyOrdered,
@@ -15,9 +16,12 @@ from servers.models.server import (
 __all__ = [
     "GIB",
     "JOBS",
+    "MOST_KEPT",
     "MOST_KEYS",
+    "WEEKDAYS",
     "AlreadyOrdered",
     "Flavor",
+    "ImageSchedule",
     "NotBootable",
     "SSHKey",
     "Server",

@@ -334,10 +334,13 @@ class Server(models.Model):
         self._begin(self.Task.POWERING_ON, stopped, by=by, launched_at__isnull=False)
 
     @transaction.atomic
-    def create_image(self, *, name: str, by: User) -> Image:
+    def create_image(
+        self, *, name: str, by: User | None, schedule_id: UUID | None = None
+    ) -> Image:
         """Have an image of its own made for the account, of the disk as it is now.
 
-        Raises ServerConflict, or ImageConflict when the account's quota is reached.
+        A schedule has it made for nobody. Raises ServerConflict, or ImageConflict when
+        the account's quota is reached.
         """
         blob = self.blob
         # The file's size is known when it is there; so far, that it is hardly less.
@@ -357,7 +360,8 @@ class Server(models.Model):
             status=Image.Status.SAVING,
             source_server_id=self.pk,
             source_server_name=self.name,
-            created_by=by.get_username(),
+            created_by=by.get_username() if by else "",
+            schedule_id=schedule_id,
             virtual_size=self.disk_size,
             min_disk_gb=-(-self.disk_size // GIB),
             min_ram_mb=self.image_min_ram_mb,
@@ -391,7 +395,7 @@ class Server(models.Model):
         task: Task,
         allowed: Collection[Status],
         *,
-        by: User,
+        by: User | None,
         image: Image | None = None,
         **also: object,
     ) -> None:
@@ -403,7 +407,8 @@ class Server(models.Model):
             raise ServerConflict(self._why_not_begun(task))
         self._refresh()
         note = image.name if image else ""
-        self.record(_RECORDED[task], by=by, note=note, image=image)
+        what = What.SCHEDULED_IMAGE if image and not by else _RECORDED[task]
+        self.record(what, by=by, note=note, image=image)
         self.defer(JOBS[Server.Task(task)])
 
     def _why_not_begun(self, task: Task) -> str:

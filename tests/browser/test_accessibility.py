@@ -15,7 +15,7 @@ from playwright.sync_api import expect
 from accounts.models import Invitation
 from accounts.permissions import Role
 from images.models import Image
-from servers.models import Server
+from servers.models import ImageSchedule, Server
 from tests.factories import (
     AccountFactory,
     ImageFactory,
@@ -79,6 +79,18 @@ def world(cast):
     server = ServerFactory.create(
         account=cast.beta, flavor=flavor, image=accepted.image
     )
+    schedule = ImageSchedule.objects.set_for(
+        server, weekday=6, hour=2, keep=1, by=cast.bob
+    )
+    for name in (LONG, ARABIC):
+        ImageFactory.create(
+            owner=cast.beta,
+            name=name,
+            origin="server",
+            source_server_id=server.pk,
+            schedule_id=schedule.pk,
+        )
+    schedule.skip("The account has too many images.", now=schedule.next_at)
     for status in Server.Status:
         each = ServerFactory.create(account=cast.beta, flavor=flavor, name=ARABIC)
         Server.objects.filter(pk=each.pk).update(

@@ -1,6 +1,6 @@
 from django.urls import reverse
 
-from servers.models import Flavor, ServerEvent
+from servers.models import Flavor, ImageSchedule, ServerEvent
 from tests.cast import CastTestCase
 from tests.factories import UserFactory
 from tests.servers.factories import FlavorFactory, ServerFactory, SSHKeyFactory
@@ -17,7 +17,15 @@ class AdminTests(CastTestCase):
 
     def test_staff_finds_servers_keys_and_events(self):
         event = ServerEvent.objects.get()
-        rows = {"server": self.server, "sshkey": self.key, "serverevent": event}
+        schedule = ImageSchedule.objects.set_for(
+            self.server, weekday=None, hour=2, keep=7, by=self.bob
+        )
+        rows = {
+            "server": self.server,
+            "sshkey": self.key,
+            "serverevent": event,
+            "imageschedule": schedule,
+        }
         for model, row in rows.items():
             with self.subTest(model=model):
                 for text in ["", self.beta.pk, str(self.server.pk), "x'%"]:

@@ -770,4 +770,4 @@ class KeyTests(ServerViewTestCase):
         assert self.post("key-delete", key.pk).status_code == 404
 
 
-QUERIES = {"list": 4, "create": 8, "detail": 6}
+QUERIES = {"list": 4, "create": 8, "detail": 7}
