@@ -7,13 +7,16 @@ from django.utils import timezone
 from procrastinate.contrib.django import app as jobs
 
 from accounts.models import Invitation, LimitUse, Session, Token
+from controlpanel.jobs import HOUSEKEEPING, ONLY_IF_INTERRUPTED
 
 KEEP_INVITATIONS = timedelta(days=90)
 KEEP_FAILED_SIGN_INS = timedelta(days=30)
 
 
 @jobs.periodic(cron="23 3 * * *")
-@jobs.task(queue="accounts", queueing_lock="accounts-prune")
+@jobs.task(
+    queue=HOUSEKEEPING, queueing_lock="prune-accounts", retry=ONLY_IF_INTERRUPTED
+)
 def prune(timestamp: int) -> None:
     now = timezone.now()
     Session.objects.filter(expire_date__lt=now).delete()

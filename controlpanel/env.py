@@ -77,6 +77,8 @@ def database(name: str) -> dict[str, Any]:
     }
     return {
         "ENGINE": "django.db.backends.postgresql",
+        # A database that was restarted has left the pool with dead connections.
+        "CONN_HEALTH_CHECKS": True,
         "OPTIONS": {**address, "pool": pool},
         **known,
     }

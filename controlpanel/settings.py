@@ -219,6 +219,13 @@ COMPUTE: dict[str, Any] = {
     "servers_per_account": env.number("SERVERS_PER_ACCOUNT", 10, least=1),
 }
 
+# What the worker does at once. An account occupies half of each number at most.
+JOBS = {
+    "server_slots": env.number("SERVER_SLOTS", 4, least=1),
+    "image_slots": env.number("IMAGE_SLOTS", 2, least=1),
+}
+PROCRASTINATE_ON_APP_READY = "controlpanel.worker.prepare"
+
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

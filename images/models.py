@@ -25,6 +25,7 @@ from procrastinate.contrib.django import app as jobs
 from accounts.models import Account, Region, User
 from accounts.regions import RegionChoice
 from controlpanel.http import Conflict
+from controlpanel.jobs import HOUSEKEEPING
 from images.figures import size_text
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class Blob(models.Model):
         Blob.objects.hold(self.digest)
         if Blob.objects.filter(pk=self.pk).exists() and not self.is_used:
             self.delete()
-            jobs.configure_task("images.tasks.remove_file", queue="images").defer(
+            jobs.configure_task("images.tasks.remove_file", queue=HOUSEKEEPING).defer(
                 backend=self.backend, digest=self.digest
             )
 

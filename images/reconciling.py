@@ -13,13 +13,11 @@ from datetime import datetime, timedelta
 from functools import partial
 from uuid import UUID
 
-from django.db import transaction
-from procrastinate.contrib.django import app as jobs
 from procrastinate.contrib.django.models import ProcrastinateJob
-from procrastinate.exceptions import AlreadyEnqueued
 
 from accounts.models import Region
 from controlpanel.http import Conflict
+from controlpanel.jobs import IMAGES, defer_for
 from images.models import Blob, Image
 from images.stores import BlobGone, ImageStore, StoreError, store_for
 
@@ -196,15 +194,9 @@ def images_without_job(*, stale: datetime) -> Iterator[Finding]:
 
 def defer_admit(image: Image) -> None:
     """Have the file checked, once, however often this is asked for."""
-    name = f"admit-{image.pk}"
-    admit = jobs.configure_task(
-        "images.tasks.admit", queue="images", lock=name, queueing_lock=name
-    )
-    try:
-        with transaction.atomic():
-            admit.defer(image_id=str(image.pk))
-    except AlreadyEnqueued:
-        pass
+    if image.owner_id:  # base images are checked as they are added
+        task, image_id = "images.tasks.admit", str(image.pk)
+        defer_for(image.owner_id, task, IMAGES, image_id=image_id)
 
 
 def has_job(**about: UUID) -> bool:

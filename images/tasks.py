@@ -13,9 +13,10 @@ from uuid import UUID
 
 from django.db import transaction
 from django.utils import timezone
-from procrastinate import JobContext, RetryStrategy
+from procrastinate import JobContext
 from procrastinate.contrib.django import app as jobs
 
+from controlpanel.jobs import HOUSEKEEPING, IMAGES, ONLY_IF_INTERRUPTED, Again
 from images import reconciling
 from images.models import Blob, Image, ImageConflict
 from images.reconciling import (
@@ -39,16 +40,11 @@ from images.stores import (
 
 log = logging.getLogger("panel.images")
 
-MOST_ATTEMPTS = 5
+TAKE_IN_AGAIN = Again(StoreError, waits=[4, 16, 64, 256])
+MOST_ATTEMPTS = len(TAKE_IN_AGAIN.waits) + 1
 
 
-@jobs.task(
-    queue="images",
-    retry=RetryStrategy(
-        max_attempts=MOST_ATTEMPTS, exponential_wait=4, retry_exceptions=[StoreError]
-    ),
-    pass_context=True,
-)
+@jobs.task(queue=IMAGES, retry=TAKE_IN_AGAIN, pass_context=True)
 def admit(context: JobContext, image_id: str) -> None:
     """Check an uploaded file and make the image active, or say what is wrong."""
     image = Image.objects.select_related("region").filter(pk=image_id).first()
@@ -120,13 +116,13 @@ def _fail(image: Image, problem: StoreError) -> None:
         log.info("image %s was deleted while it was being checked", image.pk)
 
 
-@jobs.task(queue="images")
+@jobs.task(queue=HOUSEKEEPING, retry=Again(StoreError, waits=[10] * 5))
 def remove_file(backend: str, digest: str) -> None:
     reconciling.remove_file(backend, digest)
 
 
 @jobs.periodic(cron="*/5 * * * *")
-@jobs.task(queue="images", queueing_lock="images-resume")
+@jobs.task(queue=HOUSEKEEPING, queueing_lock="images-resume", retry=ONLY_IF_INTERRUPTED)
 def resume_stale(timestamp: int) -> None:
     """Take up uploads that no job has moved on for a while."""
     for finding in images_without_job(stale=timezone.now() - STALE_AFTER):
@@ -134,7 +130,7 @@ def resume_stale(timestamp: int) -> None:
 
 
 @jobs.periodic(cron="17 * * * *")
-@jobs.task(queue="images", queueing_lock="images-sweep")
+@jobs.task(queue=HOUSEKEEPING, queueing_lock="images-sweep", retry=ONLY_IF_INTERRUPTED)
 def sweep(timestamp: int) -> None:
     """Bring rows and files together again; what is young is left alone."""
     now = timezone.now()
@@ -144,18 +140,14 @@ def sweep(timestamp: int) -> None:
 
 
 @jobs.periodic(cron="40 3 * * *")
-@jobs.task(queue="images", queueing_lock="images-verify")
+@jobs.task(
+    queue=HOUSEKEEPING,
+    lock="images-verify",
+    queueing_lock="images-verify",
+    retry=ONLY_IF_INTERRUPTED,
+)
 def verify(timestamp: int) -> None:
     """Read every blob again; what has changed boots no server any more."""
     for backend, store in stores().items():
         for finding in images_with_damaged_file(backend, store):
             mend(finding)
-
-
-@jobs.periodic(cron="* * * * *")
-@jobs.task(queue="images", queueing_lock="retry-stalled", pass_context=True)
-async def retry_stalled(context: JobContext, timestamp: int) -> None:
-    """Give jobs of a worker that was killed to the others."""
-    manager = context.app.job_manager
-    for job in await manager.get_stalled_jobs(seconds_since_heartbeat=30):
-        await manager.retry_job(job)

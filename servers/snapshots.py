@@ -19,21 +19,20 @@ from uuid import UUID
 
 from django.db import transaction
 from django.utils import timezone
-from procrastinate import JobContext, RetryStrategy
+from procrastinate import JobContext
 from procrastinate.contrib.django import app as jobs
-from procrastinate.exceptions import AlreadyEnqueued
 
 from accounts.models import Region
+from controlpanel.jobs import HOUSEKEEPING, IMAGES, ONLY_IF_INTERRUPTED, defer_for
 from images.models import Image, ImageConflict
 from images.reconciling import ORPHANED_AFTER, discard_everywhere
 from images.stores import (
     ImageStore,
-    StoreError,
     StoreFull,
     Unavailable,
     store_for,
 )
-from images.tasks import MOST_ATTEMPTS, settle
+from images.tasks import MOST_ATTEMPTS, TAKE_IN_AGAIN, settle
 from servers.compute import handover
 from servers.compute.base import Compute, Progress, ServerSpec, SnapshotFailed
 from servers.models import ImageSchedule, Server, ServerEvent, ServerQuerySet, What
@@ -95,21 +94,12 @@ def end_for(server: Server) -> None:
 
 def defer_save(image: Image) -> None:
     """Have the file saved, once, however often this is asked for."""
-    name = f"save-{image.pk}"
-    try:
-        with transaction.atomic():
-            save.configure(lock=name, queueing_lock=name).defer(image_id=str(image.pk))
-    except AlreadyEnqueued:
-        pass
+    if image.owner_id:  # as each has that is made of a server
+        task, image_id = "servers.snapshots.save", str(image.pk)
+        defer_for(image.owner_id, task, IMAGES, image_id=image_id)
 
 
-@jobs.task(
-    queue="images",
-    retry=RetryStrategy(
-        max_attempts=MOST_ATTEMPTS, exponential_wait=4, retry_exceptions=[StoreError]
-    ),
-    pass_context=True,
-)
+@jobs.task(queue=IMAGES, retry=TAKE_IN_AGAIN, pass_context=True)
 def save(context: JobContext, image_id: str) -> None:
     """Take a server's disk into the store, and make the image active."""
     images = Image.objects.select_related("region", "owner")
@@ -152,7 +142,9 @@ def _make_room(image: Image) -> None:
 
 
 @jobs.periodic(cron="*/5 * * * *")
-@jobs.task(queue="images", queueing_lock="snapshots-resume")
+@jobs.task(
+    queue=HOUSEKEEPING, queueing_lock="snapshots-resume", retry=ONLY_IF_INTERRUPTED
+)
 def resume(timestamp: int) -> None:
     """Take up images that no job has moved on for a while, and files nobody awaits."""
     saving = Image.objects.filter(

@@ -16,9 +16,9 @@ from uuid import UUID
 
 from django.db import transaction
 from django.utils import timezone
-from procrastinate import RetryStrategy
 from procrastinate.contrib.django import app as jobs
 
+from controlpanel.jobs import ONLY_IF_INTERRUPTED, SERVERS, WATCH, Again
 from images.stores import StoreError, store_for
 from servers import snapshots
 from servers.compute.backends import compute_for
@@ -44,7 +44,7 @@ from servers.models import (
 
 log = logging.getLogger("panel.servers")
 
-_AGAIN = RetryStrategy(max_attempts=10, wait=5, retry_exceptions=[ServerBusy])
+_AGAIN = Again(ServerBusy, waits=[5] * 10)
 _STUCK_AFTER = timedelta(minutes=2)
 _ENDED = {
     PowerOff.ALREADY_OFF: "",
@@ -56,7 +56,7 @@ _PROMPT = re.compile(r"login: *$", re.MULTILINE)
 _LOST = "The region does not know this server any more."
 
 
-@jobs.task(queue="servers", retry=_AGAIN)
+@jobs.task(queue=SERVERS, retry=_AGAIN)
 def build(server_id: str) -> None:
     server = _with_task(server_id, Server.Task.SPAWNING)
     if server is None:
@@ -78,7 +78,7 @@ def build(server_id: str) -> None:
     _settle_started(server, found, launched_at=timezone.now())
 
 
-@jobs.task(queue="servers", retry=_AGAIN)
+@jobs.task(queue=SERVERS, retry=_AGAIN)
 def reboot(server_id: str) -> None:
     hard = Server.Task.REBOOTING_HARD
     server = _with_task(server_id, Server.Task.REBOOTING, hard)
@@ -97,7 +97,7 @@ def reboot(server_id: str) -> None:
         _settle_started(server, found)
 
 
-@jobs.task(queue="servers", retry=_AGAIN)
+@jobs.task(queue=SERVERS, retry=_AGAIN)
 def power_off(server_id: str) -> None:
     server = _with_task(server_id, Server.Task.POWERING_OFF)
     if server is None:
@@ -112,7 +112,7 @@ def power_off(server_id: str) -> None:
         _settle_stopped(server, _ENDED[how])
 
 
-@jobs.task(queue="servers", retry=_AGAIN)
+@jobs.task(queue=SERVERS, retry=_AGAIN)
 def power_on(server_id: str) -> None:
     server = _with_task(server_id, Server.Task.POWERING_ON)
     if server is None:
@@ -128,7 +128,7 @@ def power_on(server_id: str) -> None:
         _settle_started(server, found)
 
 
-@jobs.task(queue="servers", retry=_AGAIN)
+@jobs.task(queue=SERVERS, retry=_AGAIN)
 def snapshot(server_id: str) -> None:
     server = _with_task(server_id, Server.Task.IMAGING)
     if server is None:
@@ -148,7 +148,7 @@ def snapshot(server_id: str) -> None:
         snapshots.hand_over(server, image)
 
 
-@jobs.task(queue="servers", retry=_AGAIN)
+@jobs.task(queue=SERVERS, retry=_AGAIN)
 def delete(server_id: str) -> None:
     server = _with_task(server_id, Server.Task.DELETING)
     if server is None:
@@ -164,7 +164,7 @@ def delete(server_id: str) -> None:
         server.forget()
 
 
-@jobs.task(queue="servers")
+@jobs.task(queue=SERVERS, retry=ONLY_IF_INTERRUPTED)
 def screenshot(server_id: str) -> None:
     server = _known().filter(pk=server_id, status=Server.Status.ACTIVE).first()
     if server:
@@ -174,7 +174,9 @@ def screenshot(server_id: str) -> None:
 
 # The sixth field of this cron are seconds.
 @jobs.periodic(cron="* * * * * */5")
-@jobs.task(queue="servers", lock="reconcile", queueing_lock="reconcile")
+@jobs.task(
+    queue=WATCH, lock="reconcile", queueing_lock="reconcile", retry=ONLY_IF_INTERRUPTED
+)
 def reconcile(timestamp: int) -> None:
     """Compare what runs with what the rows say; a worker that starts does it first."""
     for server in _known().settled():

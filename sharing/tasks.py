@@ -3,16 +3,17 @@
 from django.conf import settings
 from django.core.mail import EmailMessage
 from django.template.loader import render_to_string
-from procrastinate import RetryStrategy
 from procrastinate.contrib.django import app as jobs
 
 from accounts.permissions import Capability, roles_giving
+from controlpanel.jobs import MAIL, Again
 from sharing.models import ImageReport, ImageShare
 
-LATER = RetryStrategy(max_attempts=10, exponential_wait=5)
+# A mail server may be away for a day.
+LATER = Again(Exception, waits=[5, 25, 125, 600, *[3600] * 24])
 
 
-@jobs.task(name="sharing.tasks.tell_consumer", queue="mail", retry=LATER)
+@jobs.task(name="sharing.tasks.tell_consumer", queue=MAIL, retry=LATER)
 def tell_consumer(share_id: str) -> None:
     """Tell the consumer's admins of an image that was accepted in their name."""
     shares = ImageShare.objects.select_related("image__owner", "image__region")
@@ -31,7 +32,7 @@ def tell_consumer(share_id: str) -> None:
         ).send()
 
 
-@jobs.task(name="sharing.tasks.mail_report", queue="mail", retry=LATER)
+@jobs.task(name="sharing.tasks.mail_report", queue=MAIL, retry=LATER)
 def mail_report(report_id: int) -> None:
     reports = ImageReport.objects.select_related("producer", "reporter")
     report = reports.get(pk=report_id)

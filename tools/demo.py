@@ -32,7 +32,16 @@ ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
 DATABASE = "controlpanel"
 # What the panel and this module keep in DATA_DIR; a reset deletes nothing else.
-KEPT = ("images", "log", "postgres", "secret-key", "servers", "static")
+KEPT = (
+    "images",
+    "jobs.lock",
+    "log",
+    "postgres",
+    "secret-key",
+    "servers",
+    "snapshots",
+    "static",
+)
 
 SECONDS_TO_ANSWER = 60
 SECONDS_TO_STOP = 10
@@ -201,9 +210,7 @@ class Demo:
 
     def _worker(self) -> Program:
         command = [
-            *(sys.executable, "manage.py", "procrastinate", "worker"),
-            *("--concurrency", "4", "--delete-jobs", "successful"),
-            *("--shutdown-graceful-timeout", "5"),
+            *(sys.executable, "manage.py", "worker", "--grace", "5"),
         ]
         # At once, so that it starts no server behind the guard's back.
         return self._program("worker", "worker", command, signal.SIGKILL)

@@ -24,12 +24,11 @@ from django.db import models, transaction
 from django.db.models import Q
 from django.utils import timezone
 from django.utils.text import slugify
-from procrastinate.contrib.django import app as jobs
-from procrastinate.exceptions import AlreadyEnqueued
 
 from accounts.models import Account, Region, User
 from accounts.regions import RegionChoice
 from controlpanel.http import Conflict, TooMany
+from controlpanel.jobs import SERVERS, defer_for
 from images.models import Blob, Image, ImageQuerySet
 from servers.models.boot import NotBootable, lock_bootable
 from servers.models.event import ServerEvent, What
@@ -473,16 +472,8 @@ class Server(models.Model):
 
     def defer(self, job: str) -> None:
         """Have the worker do it, after all that it was told to do with this server."""
-        try:
-            with transaction.atomic():
-                jobs.configure_task(
-                    f"servers.tasks.{job}",
-                    queue="servers",
-                    lock=f"server-{self.pk}",
-                    queueing_lock=f"{job}-{self.pk}",
-                ).defer(server_id=str(self.pk))
-        except AlreadyEnqueued:
-            pass  # the one that waits reads the row when its turn comes
+        task, server_id = f"servers.tasks.{job}", str(self.pk)
+        defer_for(self.account_id, task, SERVERS, server_id=server_id)
 
     def _refresh(self) -> None:
         self.refresh_from_db(

@@ -9,6 +9,7 @@ from django.db import models, transaction
 from procrastinate.contrib.django import app as jobs
 
 from accounts.models import Account, LimitUse, User
+from controlpanel.jobs import MAIL
 from images.models import Image
 from sharing.models.event import ShareEvent
 
@@ -46,7 +47,7 @@ class ImageReportQuerySet(models.QuerySet["ImageReport"]):
             reason=reason,
             text=text,
         )
-        jobs.configure_task("sharing.tasks.mail_report", queue="mail").defer(
+        jobs.configure_task("sharing.tasks.mail_report", queue=MAIL).defer(
             report_id=report.pk
         )
         return report

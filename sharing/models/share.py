@@ -26,6 +26,7 @@ from procrastinate.contrib.django import app as jobs
 
 from accounts.models import Account, LimitUse, Region, RoleGrant, User
 from accounts.regions import RegionChoice
+from controlpanel.jobs import MAIL
 from images.models import Image
 from sharing.models.declaration import ShareDeclaration
 from sharing.models.event import ShareEvent
@@ -101,7 +102,7 @@ class ImageShareQuerySet(models.QuerySet["ImageShare"]):
         share._move(
             ImageShare.Status.ACCEPTED, ACCEPTABLE_FROM, by=answered_by, note=WITH_ROLE
         )
-        jobs.configure_task("sharing.tasks.tell_consumer", queue="mail").defer(
+        jobs.configure_task("sharing.tasks.tell_consumer", queue=MAIL).defer(
             share_id=str(share.pk)
         )
         return share

@@ -65,7 +65,7 @@ class StoryTests(TransactionTestCase):
         worker = jobs.connector.get_worker_connector()
         with jobs.replace_connector(worker) as app:
             app.run_worker(
-                queues=["images", "servers"],
+                queues=["images", "servers", "housekeeping"],
                 wait=False,
                 listen_notify=False,
                 install_signal_handlers=False,

@@ -1,0 +1,128 @@
+"""Real workers that are killed, stopped, doubled, and cut off from the database."""
+
+import signal
+import uuid
+
+import psycopg
+from django.db import connection
+from django.test import TransactionTestCase
+from procrastinate.contrib.django import app as jobs
+from procrastinate.contrib.django.models import ProcrastinateJob
+
+from controlpanel.jobs import MAIL
+from sharing.models import ImageReport
+from tests.factories import AccountFactory
+from tests.jobs.case import MailServer, WorkersMixin, database_url, wait_until
+
+
+class WorkerTests(WorkersMixin, TransactionTestCase):
+    def setUp(self):
+        super().setUp()
+        self.mail_server = MailServer()
+        self.addCleanup(self.mail_server.close)
+        account = AccountFactory.create()
+        self.report = ImageReport.objects.create(
+            image_id=uuid.uuid4(), producer=account, reporter=account
+        )
+
+    def start(self):
+        port = str(self.mail_server.port)
+        return self.start_worker(EMAIL_HOST="127.0.0.1", EMAIL_PORT=port)
+
+    def order_a_mail(self):
+        jobs.configure_task("sharing.tasks.mail_report", queue=MAIL).defer(
+            report_id=self.report.pk
+        )
+
+    def mails_waiting(self):
+        return ProcrastinateJob.objects.filter(queue_name=MAIL)
+
+    def wait_for_callers(self, count):
+        wait_until(lambda: self.mail_server.callers >= count)
+
+    def wait_for_the_mail(self):
+        self.mail_server.may_answer.set()
+        wait_until(lambda: not self.mails_waiting().exists())
+        assert self.mail_server.mails == 1
+
+    def test_a_job_of_a_killed_worker_is_taken_up_as_soon_as_another_starts(self):
+        self.order_a_mail()
+        first = self.start()
+        self.wait_for_callers(1)
+        first.kill()
+        first.wait()
+        assert self.mails_waiting().get().status == "doing"
+
+        self.start()
+        self.wait_for_callers(2)
+        assert self.mails_waiting().get().attempts == 1
+        self.wait_for_the_mail()
+
+    def test_a_job_of_a_stopped_worker_is_not_done_by_another(self):
+        self.order_a_mail()
+        first = self.start()
+        self.wait_for_callers(1)
+        first.send_signal(signal.SIGSTOP)
+        self.start()
+        # It looks for jobs that nobody does before it does this one.
+        other = ImageReport.objects.create(
+            image_id=uuid.uuid4(),
+            producer=self.report.producer,
+            reporter=self.report.reporter,
+        )
+        jobs.configure_task("sharing.tasks.mail_report", queue=MAIL).defer(
+            report_id=other.pk
+        )
+        self.wait_for_callers(2)
+
+        jobs_there = {job.args["report_id"]: job for job in self.mails_waiting()}
+        assert jobs_there[self.report.pk].status == "doing"
+        assert jobs_there[self.report.pk].attempts == 0
+        first.send_signal(signal.SIGCONT)
+        self.mail_server.may_answer.set()
+        wait_until(lambda: not self.mails_waiting().exists())
+        assert self.mail_server.mails == 2
+
+    def test_it_ends_when_asked_and_leaves_a_job_that_hangs_to_the_next(self):
+        self.order_a_mail()
+        first = self.start()
+        self.wait_for_callers(1)
+        first.terminate()
+
+        first.wait(20)
+        self.start()
+        self.wait_for_callers(2)
+        self.wait_for_the_mail()
+
+    def test_it_waits_for_a_database_that_is_away(self):
+        worker = self.start()
+        wait_until(self.is_looking_for_jobs)
+        allow = f'ALTER DATABASE "{connection.settings_dict["NAME"]}" ALLOW_CONNECTIONS'
+        # From another database: one does not refuse itself.
+        with psycopg.connect(database_url("postgres"), autocommit=True) as other:
+            other.execute(f"{allow} false")
+            try:
+                wait_until(lambda: not self.cut_off())
+            finally:
+                other.execute(f"{allow} true")
+        self.order_a_mail()
+
+        self.wait_for_the_mail()
+        assert worker.poll() is None
+
+    def is_looking_for_jobs(self):
+        return self.ask(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() "
+            "AND pid <> pg_backend_pid() AND query LIKE '%fetch_job%'"
+        )
+
+    def cut_off(self):
+        return self.ask(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+
+    def ask(self, query):
+        with connection.cursor() as cursor:
+            cursor.execute(query)
+            return cursor.fetchall()
