@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chaos.checks import Checks, Finding, Kind
-from chaos.client import PASSPHRASE, Browser
+from chaos.client import PASSPHRASE, Browser, Cut
 from chaos.faults import (
     KILLS,
     SINGLES,
@@ -107,6 +107,8 @@ class Run:
             self._load,
         )
         self.rows: dict[str, Row] = {}
+        # Each kind once before chance decides, so that a short run has them all.
+        self._due = self.dice.sample(KILLS, len(KILLS))
 
     def kill(self, times: int) -> None:
         while times > 0:
@@ -122,7 +124,7 @@ class Run:
         self.crowd.go_on()
         try:
             single.happen(self.scene)
-        except Unexpected as problem:
+        except (Unexpected, Cut) as problem:
             row.findings.add(Finding(Kind.UNEXPLAINED, str(problem)))
             say(f"  {problem}")
         row.times += 1
@@ -163,6 +165,7 @@ class Run:
             struck.add(fault.name)
         say(f"{times} kills: {', '.join(sorted(struck))}")
         begin = time.monotonic()
+        self.crowd.pause()
         self.panel.wait(PATIENCE, until=look)
         for row, *_ in open_ends:
             row.never += 1
@@ -170,10 +173,18 @@ class Run:
 
     def _kill_something(self) -> tuple[Kill, Recovered]:
         while True:
-            (fault,) = self.dice.choices(KILLS, [each.weight for each in KILLS])
+            fault = self._next_kill()
             if recovered := fault.strike(self.scene):
                 return fault, recovered
+            # There is no such process at this moment.
+            if fault not in self._due:
+                self._due.append(fault)
             self.panel.wait(0.2)
+
+    def _next_kill(self) -> Kill:
+        if self._due and self.dice.random() < 0.7:
+            return self._due.pop(0)
+        return self.dice.choices(KILLS, [each.weight for each in KILLS])[0]
 
     # Rest
 

@@ -122,7 +122,7 @@ class Visitor:
 
     def answer(self, share: Share, what: str) -> None:
         page = self.browser.get(f"{self.home}/images/{share.image.id}/")
-        if found := page.find(rf"/shares/{_ID}/{what}/"):
+        if found := page.find(rf"/shares/{_ID}/"):
             path = f"{self.home}/shares/{found}/{what}/"
             self._do(share, what, lambda: self.browser.post(path, htmx=True))
 
@@ -178,9 +178,13 @@ class Visitor:
         found = []
         for page in ("images/", "servers/", "servers/create/", "offers/list/"):
             path = f"{self.home}/{page}"
-            answer = self.browser.get(path)
-            if answer.status != 200:
-                found.append(f"{path} answers {answer.status}")
+            try:
+                answer = self.browser.get(path)
+            except Cut as cut:
+                found.append(str(cut))
+            else:
+                if not answer.ok:
+                    found.append(f"{path} answers {answer.status}")
         return found
 
     def _new(self, kind: str) -> Thing:
