@@ -18,7 +18,8 @@ from django.db import connections
 from procrastinate import App, JobContext, PsycopgConnector
 from procrastinate.contrib.django import app as jobs
 from procrastinate.contrib.django import connector_params
-from procrastinate.exceptions import ConnectorException
+from procrastinate.exceptions import ConnectorException, UniqueViolation
+from procrastinate.jobs import Job, Status
 from procrastinate.worker import Worker
 
 from controlpanel.jobs import IMAGES, SERVERS, SLOTS, is_database_away
@@ -124,15 +125,23 @@ async def take_over(app: App, *, among: Iterable[int] | None = None) -> set[int]
 
     A job has no lease for a moment after it was fetched, and before its end is written.
     """
-    manager = app.job_manager
-    doing = await manager.list_jobs_async(status="doing")
+    doing = await app.job_manager.list_jobs_async(status="doing")
     abandoned = {job.id: job for job in doing if job.id and not is_leased(job.id)}
     for job_id, job in abandoned.items():
         if among is None or job_id in among:
             log.warning("job %s is taken over: %s", job_id, job.call_string)
             with contextlib.suppress(ConnectorException):  # it has just ended
-                await manager.retry_job(job)
+                await _give_back(app, job)
     return set(abandoned)
+
+
+async def _give_back(app: App, job: Job) -> None:
+    try:
+        await app.job_manager.retry_job(job)
+    except UniqueViolation:
+        # Meanwhile it was asked for again. That one does all of it when its turn comes,
+        # which it cannot while this one seems to be under way.
+        await app.job_manager.finish_job(job, Status.ABORTED, delete_job=True)
 
 
 class PatientConnector(PsycopgConnector):

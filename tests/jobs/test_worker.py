@@ -29,10 +29,9 @@ class WorkerTests(WorkersMixin, TransactionTestCase):
         port = str(self.mail_server.port)
         return self.start_worker(EMAIL_HOST="127.0.0.1", EMAIL_PORT=port)
 
-    def order_a_mail(self):
-        jobs.configure_task("sharing.tasks.mail_report", queue=MAIL).defer(
-            report_id=self.report.pk
-        )
+    def order_a_mail(self, **locks):
+        task = "sharing.tasks.mail_report"
+        jobs.configure_task(task, queue=MAIL, **locks).defer(report_id=self.report.pk)
 
     def mails_waiting(self):
         return ProcrastinateJob.objects.filter(queue_name=MAIL)
@@ -47,16 +46,31 @@ class WorkerTests(WorkersMixin, TransactionTestCase):
 
     def test_a_job_of_a_killed_worker_is_taken_up_as_soon_as_another_starts(self):
         self.order_a_mail()
-        first = self.start()
-        self.wait_for_callers(1)
-        first.kill()
-        first.wait()
+        self.start_and_kill()
         assert self.mails_waiting().get().status == "doing"
 
         self.start()
         self.wait_for_callers(2)
         assert self.mails_waiting().get().attempts == 1
         self.wait_for_the_mail()
+
+    def test_a_job_that_was_asked_for_again_meanwhile_is_done_once(self):
+        self.order_a_mail(queueing_lock="mail", lock="lane")
+        self.start_and_kill()
+        self.order_a_mail(queueing_lock="mail", lock="lane")
+        assert self.mails_waiting().count() == 2
+
+        self.start()
+        self.wait_for_callers(2)
+        assert self.mails_waiting().count() == 1
+        self.wait_for_the_mail()
+
+    def start_and_kill(self):
+        """A worker in the midst of its first mail."""
+        worker = self.start()
+        self.wait_for_callers(1)
+        worker.kill()
+        worker.wait()
 
     def test_a_job_of_a_stopped_worker_is_not_done_by_another(self):
         self.order_a_mail()
