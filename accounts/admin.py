@@ -6,10 +6,12 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.auth.admin import UserAdmin as BaseUserAdmin
 from django.contrib.auth.models import Group, Permission
-from django.db.models import ForeignKey, ManyToManyField, QuerySet
+from django.db.models import Field, ForeignKey, ManyToManyField, QuerySet
 from django.http import HttpRequest, HttpResponse
+from django.utils.html import format_html_join
+from django.utils.safestring import mark_safe
 
-from accounts.models import Account, Invitation, Region, RoleGrant, User
+from accounts.models import Account, Invitation, Quota, Region, RoleGrant, User
 from accounts.permissions import Role
 from controlpanel.admin import Cheap, ReadOnly, TellsConflicts
 from controlpanel.http import Conflict
@@ -29,14 +31,45 @@ class RegionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return ["code", "backend"] if obj else []
 
 
+# The fields of an account that say what it may hold.
+QUOTA_FIELDS = {
+    "quota_servers": Quota.SERVERS,
+    "quota_memory_mb": Quota.MEMORY_MB,
+    "quota_images": Quota.IMAGES,
+    "quota_image_gib": Quota.IMAGE_BYTES,
+}
+
+
 @admin.register(Account)
 class AccountAdmin(Cheap):
     list_display = ["number", "name", "home_region", "status", "discoverable"]
     list_filter = ["status", "home_region"]
     list_select_related = ["home_region"]
     search_fields = ["number__exact", "name__istartswith"]
-    fields = ["number", "name", "home_region", "discoverable", "status", "created_at"]
-    readonly_fields = ["number", "status", "created_at"]
+    fieldsets = [
+        (
+            None,
+            {
+                "fields": [
+                    "number",
+                    "name",
+                    "home_region",
+                    "discoverable",
+                    "status",
+                    "created_at",
+                ]
+            },
+        ),
+        (
+            "What it may hold",
+            {
+                "description": "Lowering a limit below what is in use deletes nothing: "
+                "only new things are refused.",
+                "fields": ["in_use", *QUOTA_FIELDS],
+            },
+        ),
+    ]
+    readonly_fields = ["number", "status", "created_at", "in_use"]
     actions = ["suspend", "reinstate"]
 
     def has_delete_permission(
@@ -56,6 +89,21 @@ class AccountAdmin(Cheap):
             home_region=obj.home_region_id,
             discoverable=obj.discoverable,
         )
+        obj.set_quotas(**{name: getattr(obj, name) for name in QUOTA_FIELDS})
+
+    def formfield_for_dbfield(
+        self, db_field: Field[Any, Any], request: HttpRequest, **kwargs: Any
+    ) -> Any:
+        field = super().formfield_for_dbfield(db_field, request, **kwargs)
+        if field and (quota := QUOTA_FIELDS.get(db_field.name)):
+            default = quota.text(quota.default)
+            field.help_text = f"Empty: the cloud's default, {default}."
+        return field
+
+    @admin.display(description="In use")
+    def in_use(self, account: Account) -> str:
+        uses = account.quota_uses() if account.pk else []
+        return format_html_join(mark_safe("<br>"), "{}", ([use.text] for use in uses))
 
     @admin.action(
         description="Suspend: refuse its users, boot nothing from its images",

@@ -18,6 +18,7 @@ pages = [
     path("<account:account_number>/", views.enter, name="enter"),
     path("<account:account_number>/account/", views.account, name="account"),
     path("<account:account_number>/account/edit/", views.edit, name="edit"),
+    path("<account:account_number>/limits/", views.limits, name="limits"),
     path("<account:account_number>/users/", users.user_list, name="users"),
     path("<account:account_number>/users/invite/", users.invite, name="invite"),
     path("<account:account_number>/users/<int:user_id>/", users.user, name="user"),

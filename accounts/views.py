@@ -6,7 +6,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from accounts.access import AccountRequest, link, requires
 from accounts.forms import AccountForm
-from accounts.models import Account, LimitUse
+from accounts.models import Account, LimitUse, Quota
 from accounts.permissions import Capability, Role, capabilities_of
 from accounts.security import SignedInRequest
 from controlpanel.http import render_page, text_of
@@ -78,6 +78,27 @@ def edit(request: AccountRequest) -> HttpResponse:
     return redirect(link(request, "accounts:account"))
 
 
+# What a user sees none of, they do not see counted either.
+_SEEN_WITH = {
+    Quota.SERVERS: Capability.VIEW_SERVERS,
+    Quota.MEMORY_MB: Capability.VIEW_SERVERS,
+    Quota.IMAGES: Capability.VIEW_IMAGES,
+    Quota.IMAGE_BYTES: Capability.VIEW_IMAGES,
+}
+
+
+@require_GET
+@requires(Capability.VIEW_ACCOUNT)
+def limits(request: AccountRequest) -> HttpResponse:
+    seen = [quota for quota in Quota if _SEEN_WITH[quota] in request.capabilities]
+    context = {
+        "nav": "account",
+        "quotas": request.account.quota_uses(*seen),
+        "limits": LimitUse.objects.running(request.account),
+    }
+    return render(request, "accounts/limits.html", context)
+
+
 def _show_account(
     request: AccountRequest, form: AccountForm, *, status: int = 200
 ) -> HttpResponse:
@@ -85,6 +106,5 @@ def _show_account(
         "nav": "account",
         "form": form,
         "roles": [Role(role) for role in sorted(request.account.roles)],
-        "limits": LimitUse.objects.running(request.account),
     }
     return render(request, "accounts/account.html", context, status=status)

@@ -202,12 +202,17 @@ API = {
     # Of one account, in one web process.
     "requests_per_minute": env.number("API_REQUESTS_PER_MINUTE", 1200, least=1),
 }
+# What an account may hold at once, unless the admin sets something else for it.
+QUOTAS = {
+    "servers": env.number("SERVERS_PER_ACCOUNT", 10),
+    "memory_mb": env.number("SERVER_MEMORY_MIB_PER_ACCOUNT", 8192),
+    "images": env.number("IMAGES_PER_ACCOUNT", 1000),
+    "image_bytes": env.number("IMAGE_GIB_PER_ACCOUNT", 500) << 30,
+}
 IMAGES = {
     "max_upload_bytes": env.number("MAX_UPLOAD_MIB", 20 * 1024, least=1) << 20,
     "max_virtual_bytes": env.number("MAX_VIRTUAL_GIB", 1024, least=1) << 30,
     "min_free_bytes": env.number("MIN_FREE_MIB", 1024) << 20,
-    "images_per_account": env.number("IMAGES_PER_ACCOUNT", 1000, least=1),
-    "bytes_per_account": env.number("IMAGE_GIB_PER_ACCOUNT", 500, least=1) << 30,
 }
 COMPUTE: dict[str, Any] = {
     "accelerator": env.choice("LOCAL_REGION_ACCELERATOR", "tcg", of={"tcg", "kvm"}),
@@ -215,8 +220,8 @@ COMPUTE: dict[str, Any] = {
     "ssh_ports": env.ports("SSH_PORTS"),
     "max_servers": env.number("MAX_SERVERS", 20, least=1),
     "max_memory_mb": env.number("MAX_SERVER_MEMORY_MIB", 8192, least=64),
+    "min_free_bytes": IMAGES["min_free_bytes"],
     "user": env.text("SERVER_USER", "nobody"),
-    "servers_per_account": env.number("SERVERS_PER_ACCOUNT", 10, least=1),
 }
 
 # What the worker does at once. An account occupies half of each number at most.

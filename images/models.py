@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.contrib.postgres.indexes import GinIndex, OpClass
 from django.db import connection, models, transaction
@@ -26,7 +25,6 @@ from accounts.models import Account, Region, User
 from accounts.regions import RegionChoice
 from controlpanel.http import Conflict
 from controlpanel.jobs import HOUSEKEEPING
-from images.figures import size_text
 
 if TYPE_CHECKING:
     from images.stores.base import Stored
@@ -142,30 +140,6 @@ class ImageQuerySet(models.QuerySet["Image"]):
         return self.bootable().filter(
             Q(owner=None) | Q(owner=account) | Q(pk__in=accepted)
         )
-
-    def make_room(
-        self, account: Account, *, size: int, instead_of: Image | None = None
-    ) -> None:
-        """Hold the account's quota, or raise ImageConflict if so much is beyond it.
-
-        What an image that is there already takes is not counted as well when it is
-        to have another size. Others wait for the end of the transaction, so that none
-        passes it together.
-        """
-        Account.objects.select_for_update(no_key=True).get(pk=account.pk)
-        limits = settings.IMAGES
-        most, most_bytes = limits["images_per_account"], limits["bytes_per_account"]
-        images = self.filter(owner=account)
-        if instead_of:
-            images = images.exclude(pk=instead_of.pk)
-        sizes = images.values_list("size", flat=True)[:most]
-        if len(sizes) >= most:
-            raise ImageConflict(f"An account has at most {most} images: delete some.")
-        if sum(sizes) + size > most_bytes:
-            raise ImageConflict(
-                f"An account's images take at most {size_text(most_bytes)}, and these "
-                f"are {size_text(sum(sizes))} already: delete some first."
-            )
 
     def in_region(self, region: RegionChoice | None) -> ImageQuerySet:
         """Images of one region, or of all when none is given."""

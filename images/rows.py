@@ -21,7 +21,7 @@ from django.utils.safestring import SafeString, mark_safe
 from accounts.access import AccountRequest
 from accounts.models import Account
 from accounts.permissions import Capability
-from images.figures import date_text, size_text
+from controlpanel.figures import date_text, size_text
 from images.listing import Found
 from images.models import Image
 

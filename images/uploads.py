@@ -21,12 +21,12 @@ from django.views.decorators.http import require_http_methods
 from django_htmx.http import reswap, retarget
 
 from accounts.access import AccountRequest, link, requires
-from accounts.models import Region
+from accounts.models import Quota, QuotaReached, Region
 from accounts.permissions import Capability
+from controlpanel.figures import size_text
 from controlpanel.http import leave_for, render_page, wants_partial
-from images.figures import size_text
 from images.forms import UploadForm
-from images.models import Image, ImageConflict
+from images.models import Image
 from images.receiving import StoreUploadHandler
 from images.reconciling import defer_admit
 from images.stores import (
@@ -83,10 +83,10 @@ def _take(
     try:
         found = store.inspect(upload_id)
         image = _make_row(request, region, upload_id, form, found, handler.received)
-    except (StoreError, ImageConflict) as problem:
+    except (StoreError, QuotaReached) as problem:
         form.add_error("file", str(problem))
-        conflict = isinstance(problem, ImageConflict)
-        return _show(request, region, form, status=409 if conflict else 422)
+        reached = isinstance(problem, QuotaReached)
+        return _show(request, region, form, status=409 if reached else 422)
     handler.keep()
     messages.success(request, _what_happens(image, found))
     return leave_for(request, link(request, "images:detail", image.pk))
@@ -101,7 +101,7 @@ def _make_row(
     found: Inspection,
     received: Received,
 ) -> Image:
-    Image.objects.make_room(request.account, size=received.size)
+    _make_room(request, received.size)
     image = Image.objects.create(
         id=upload_id,
         owner=request.account,
@@ -142,12 +142,14 @@ def _refuse_early(
         return _refuse(request, region, problem, 409)
     try:
         with transaction.atomic():
-            Image.objects.make_room(
-                request.account, size=max(0, length - MOST_FORM_BYTES)
-            )
-    except ImageConflict as conflict:
-        return _refuse(request, region, str(conflict), 409)
+            _make_room(request, max(0, length - MOST_FORM_BYTES))
+    except QuotaReached as reached:
+        return _refuse(request, region, str(reached), 409)
     return None
+
+
+def _make_room(request: AccountRequest, size: int) -> None:
+    request.account.make_room({Quota.IMAGES: 1, Quota.IMAGE_BYTES: size})
 
 
 def _refuse(
@@ -175,6 +177,7 @@ def _show(
         "region": region,
         "action": f"{here}?region={region.code}",
         "problem": problem,
+        "running_short": request.account.running_short(Quota.IMAGES, Quota.IMAGE_BYTES),
         "most": size_text(settings.IMAGES["max_upload_bytes"]),
         "unavailable": store_for(region.backend).unavailable_reason(),
         "had_file": form.is_bound and bool(form.files),

@@ -12,8 +12,8 @@ from django_htmx.http import HttpResponseClientRefresh
 from accounts.access import AccountRequest, link, requires
 from accounts.permissions import Capability
 from controlpanel.drawn import draw
+from controlpanel.figures import date_text, size_text
 from controlpanel.http import leave_for, render_page, wants_partial
-from images.figures import date_text, size_text
 from images.forms import ImageForm
 from images.listing import MOST_COUNTED, counts_of, page_of, row_of
 from images.models import Image, ImageConflict

@@ -1,8 +1,20 @@
+from collections.abc import Callable
+
 from django.contrib import admin
 from django.http import HttpRequest
 
 from controlpanel.admin import ReadOnly
-from servers.models import Flavor, ImageSchedule, Server, ServerEvent, SSHKey
+from controlpanel.figures import size_text
+from servers.compute.base import Capacity, ComputeError
+from servers.models import (
+    Flavor,
+    ImageSchedule,
+    RegionCapacity,
+    Server,
+    ServerEvent,
+    SSHKey,
+)
+from servers.rows import why_unavailable
 
 
 @admin.register(Flavor)
@@ -24,6 +36,36 @@ class ServerAdmin(ReadOnly):
     list_select_related = ["account", "region"]
     search_fields = ["id__exact", "account__number__exact"]
     exclude = ["password_hash", "order_token"]
+
+
+@admin.register(RegionCapacity)
+class RegionCapacityAdmin(ReadOnly):
+    """What each region has, and has left. Regions of one backend share its host."""
+
+    list_display = ["code", "name", "backend", "servers", "memory", "disk", "trouble"]
+    list_display_links = None
+
+    @admin.display(description="Servers left")
+    def servers(self, region: RegionCapacity) -> str:
+        return self._left(region, lambda room: str(room.servers))
+
+    @admin.display(description="Memory left")
+    def memory(self, region: RegionCapacity) -> str:
+        return self._left(region, lambda room: f"{room.memory_mb} MB")
+
+    @admin.display(description="Disk left above the floor")
+    def disk(self, region: RegionCapacity) -> str:
+        return self._left(region, lambda room: size_text(room.free_bytes))
+
+    @admin.display(description="No servers, because")
+    def trouble(self, region: RegionCapacity) -> str:
+        return why_unavailable(region.backend)
+
+    def _left(self, region: RegionCapacity, text: Callable[[Capacity], str]) -> str:
+        try:
+            return text(Server.objects.room_in(region))
+        except ComputeError:
+            return "-"
 
 
 @admin.register(ServerEvent)

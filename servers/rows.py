@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from images.figures import date_text
+from controlpanel.figures import date_text
 from servers.compute.backends import compute_for
 from servers.compute.base import ComputeError
 from servers.models import Server

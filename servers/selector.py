@@ -13,7 +13,7 @@ from django.db.models import QuerySet, Value
 from django.db.models.fields.tuple_lookups import Tuple, TupleGreaterThan
 
 from accounts.models import Account, Region
-from images.figures import size_text
+from controlpanel.figures import size_text
 from images.listing import pattern_of
 from images.models import Image
 

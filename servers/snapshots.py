@@ -22,7 +22,7 @@ from django.utils import timezone
 from procrastinate import JobContext
 from procrastinate.contrib.django import app as jobs
 
-from accounts.models import Region
+from accounts.models import Quota, QuotaReached, Region
 from controlpanel.jobs import HOUSEKEEPING, IMAGES, ONLY_IF_INTERRUPTED, defer_for
 from images.models import Image, ImageConflict
 from images.reconciling import ORPHANED_AFTER, discard_everywhere
@@ -34,6 +34,7 @@ from images.stores import (
 )
 from images.tasks import MOST_ATTEMPTS, TAKE_IN_AGAIN, settle
 from servers.compute import handover
+from servers.compute.backends import compute_for
 from servers.compute.base import Compute, Progress, ServerSpec, SnapshotFailed
 from servers.models import ImageSchedule, Server, ServerEvent, ServerQuerySet, What
 
@@ -54,7 +55,7 @@ def check_room(region: Region) -> None:
     store = store_for(region.backend)
     if reason := store.unavailable_reason():
         raise Unavailable(reason)
-    if not store.free_bytes():
+    if not (store.free_bytes() and compute_for(region.backend).capacity().free_bytes):
         raise StoreFull("There is no room left for images at the moment.")
 
 
@@ -121,7 +122,7 @@ def save(context: JobContext, image_id: str) -> None:
 def _save(image: Image, store: ImageStore, is_last_try: bool) -> None:
     try:
         _make_room(image)
-    except (ImageConflict, SnapshotFailed) as reason:
+    except (QuotaReached, SnapshotFailed) as reason:
         _fail(image, str(reason))
         return
     take_in = partial(store.take_over, handover.path_of(image.pk), upload_id=image.pk)
@@ -136,7 +137,8 @@ def _make_room(image: Image) -> None:
     except FileNotFoundError:
         raise SnapshotFailed(_LOST) from None
     if image.owner:
-        Image.objects.make_room(image.owner, size=size, instead_of=image)
+        # The image itself is counted already.
+        image.owner.make_room({Quota.IMAGE_BYTES: size - image.size})
     saving = Image.objects.filter(pk=image.pk, status=Image.Status.SAVING)
     saving.update(size=size, updated_at=timezone.now())
 

@@ -17,9 +17,10 @@ from django.views.decorators.http import (
 )
 
 from accounts.access import AccountRequest, link, requires
+from accounts.models import Quota, QuotaReached
 from accounts.permissions import Capability
 from controlpanel.http import leave_for, render_page, wants_partial
-from images.models import Image, ImageConflict
+from images.models import Image
 from images.stores import StoreError
 from servers.compute.backends import compute_for
 from servers.compute.base import ComputeError
@@ -216,12 +217,13 @@ def create_image(request: AccountRequest, server_id: UUID) -> HttpResponse:
             image = server.create_image(name=name, by=request.user)
         except ServerConflict as conflict:
             return _ask(request, server, template, form, conflict)
-        except (ImageConflict, StoreError) as full:
+        except (QuotaReached, StoreError) as full:
             form.add_error(None, str(full))
         else:
             sentence = f"{image} is being made. Saved Images shows how far it is."
             return _done(request, server, sentence)
-    return _ask(request, server, template, form)
+    short = request.account.running_short(Quota.IMAGES, Quota.IMAGE_BYTES)
+    return _ask(request, server, template, form, running_short=short)
 
 
 @require_http_methods(["GET", "POST"])
@@ -320,13 +322,15 @@ def _ask(
     template: str,
     form: Form | None = None,
     conflict: ServerConflict | None = None,
+    **more: object,
 ) -> HttpResponse:
     """The dialog of a deed: as it is opened, with errors, or with what came between."""
     status = 422 if form and form.errors else 200
     if conflict:
         server.refresh_from_db()
         status = 409
-    context = {"nav": "servers", "server": server, "form": form, "conflict": conflict}
+    context = {"server": server, "form": form, "conflict": conflict, **more}
+    context["nav"] = "servers"
     return render_page(request, template, context, partial="sheet", status=status)
 
 

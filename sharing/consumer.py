@@ -14,8 +14,8 @@ from django_htmx.http import trigger_client_event
 
 from accounts.access import AccountRequest, link, requires
 from accounts.permissions import Capability
+from controlpanel.figures import size_text
 from controlpanel.http import TooMany, leave_for, render_page, wants_partial
-from images.figures import size_text
 from images.wanted import read_date
 from sharing.forms import ReportForm
 from sharing.models import ImageReport, ImageShare, ShareConflict, ShareEvent

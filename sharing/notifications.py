@@ -8,8 +8,8 @@ from django.utils.safestring import SafeString
 
 from accounts.access import AccountRequest, address, link
 from controlpanel.drawn import draw
+from controlpanel.figures import date_text
 from controlpanel.prepared import Gap, Prepared
-from images.figures import date_text
 from sharing.models import ImageShare
 from sharing.offers import offers_of
 

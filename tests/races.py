@@ -9,6 +9,7 @@ from django.core.exceptions import PermissionDenied
 from django.db import connection
 
 from controlpanel.http import Conflict, TooMany
+from servers.compute.base import NoCapacity
 
 
 def at_once(deeds: list[Callable[[], object]]) -> Counter[str]:
@@ -23,6 +24,8 @@ def at_once(deeds: list[Callable[[], object]]) -> Counter[str]:
             return "conflict"
         except TooMany:
             return "too many"
+        except NoCapacity:
+            return "no capacity"
         except PermissionDenied:
             return "refused"
         finally:

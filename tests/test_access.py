@@ -36,6 +36,7 @@ ROLES = [
 ACCESS = {
     "accounts:enter":          "GET  /{acme}/                                302  302  302  302  302  302  302  302  404",
     "accounts:account":        "GET  /{acme}/account/                        200  200  200  200  200  200  200  200  404",
+    "accounts:limits":         "GET  /{acme}/limits/                         200  200  200  200  200  200  200  200  404",
     "accounts:edit":           "POST /{acme}/account/edit/                   403  403  403  403  403  403  422  403  404",
     "accounts:users":          "GET  /{acme}/users/                          403  403  403  403  403  403  200  200  404",
     "accounts:invite":         "POST /{acme}/users/invite/                   403  403  403  403  403  403  422  422  404",

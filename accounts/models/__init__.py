@@ -9,6 +9,7 @@ from accounts.models.account import (
 )
 from accounts.models.invitation import Invitation, InvitationQuerySet
 from accounts.models.limit import LimitUse
+from accounts.models.quota import Quota, QuotaReached, QuotaUse
 from accounts.models.region import Region
 from accounts.models.session import Session
 from accounts.models.token import ApplicationCredential, Caller, Token
@@ -22,6 +23,9 @@ __all__ = [
     "Invitation",
     "InvitationQuerySet",
     "LimitUse",
+    "Quota",
+    "QuotaReached",
+    "QuotaUse",
     "Region",
     "RoleGrant",
     "Session",

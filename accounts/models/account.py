@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 
 from django.contrib.auth.models import AbstractUser
 from django.contrib.postgres.expressions import ArraySubquery
 from django.core.exceptions import PermissionDenied
 from django.db import IntegrityError, models, transaction
-from django.db.models import Case, Exists, OuterRef, Value, When
+from django.db.models import Case, Count, Exists, OuterRef, Sum, Value, When
 from django.db.models.functions import Concat
 from guardian.models import UserObjectPermissionBase
 from guardian.shortcuts import assign_perm, remove_perm
 
 from accounts import numbers
+from accounts.models.quota import Quota, QuotaUse
 from accounts.models.region import Region
 from accounts.permissions import (
     Capability,
@@ -128,6 +129,15 @@ class Account(models.Model):
         help_text="Whoever types this account's number is shown its name.",
     )
     created_at = models.DateTimeField(auto_now_add=True)
+    # What it may hold at once; empty where the cloud's default counts.
+    quota_servers = models.PositiveIntegerField("servers", null=True, blank=True)
+    quota_memory_mb = models.PositiveIntegerField(
+        "memory of all servers (MB)", null=True, blank=True
+    )
+    quota_images = models.PositiveIntegerField("images", null=True, blank=True)
+    quota_image_gib = models.PositiveIntegerField(
+        "size of all images (GiB)", null=True, blank=True
+    )
 
     objects = AccountManager()
 
@@ -171,6 +181,47 @@ class Account(models.Model):
         self.name, self.home_region_id = name, home_region
         self.discoverable = discoverable
         self.save(update_fields=["name", "home_region", "discoverable"])
+
+    def set_quotas(self, **quotas: int | None) -> None:
+        """Write what it may hold, as the fields of that name; nothing is deleted."""
+        for name, most in quotas.items():
+            setattr(self, name, most)
+        self.save(update_fields=list(quotas))
+
+    def quota_uses(self, *quotas: Quota) -> list[QuotaUse]:
+        """What it may hold of these, or of all, and what it holds."""
+        asked = quotas or tuple(Quota)
+        used: dict[str, int | None] = {}
+        if {Quota.SERVERS, Quota.MEMORY_MB} & set(asked):
+            used |= self.servers.aggregate(
+                servers=Count("pk"), memory_mb=Sum("flavor__ram_mb")
+            )
+        if {Quota.IMAGES, Quota.IMAGE_BYTES} & set(asked):
+            used |= self.images.aggregate(images=Count("pk"), image_bytes=Sum("size"))
+        return [QuotaUse(each, used[each] or 0, self._limit(each)) for each in asked]
+
+    def running_short(self, *quotas: Quota) -> list[QuotaUse]:
+        """Those of which little or nothing is left."""
+        return [use for use in self.quota_uses(*quotas) if use.is_short]
+
+    def make_room(self, more: Mapping[Quota, int]) -> None:
+        """Raise QuotaReached if it may not hold so much more than it does.
+
+        Whoever else asks waits for the end of the transaction, so that no two pass
+        together.
+        """
+        locked = Account.objects.select_for_update(no_key=True).get(pk=self.pk)
+        for use in locked.quota_uses(*more):
+            use.check(more[use.quota])
+
+    def _limit(self, quota: Quota) -> int:
+        own = {
+            Quota.SERVERS: self.quota_servers,
+            Quota.MEMORY_MB: self.quota_memory_mb,
+            Quota.IMAGES: self.quota_images,
+            Quota.IMAGE_BYTES: self.quota_image_gib and self.quota_image_gib << 30,
+        }[quota]
+        return quota.default if own is None else own
 
     def grant(self, role: Role, *, to: User) -> None:
         assign_perm(role, to, self)

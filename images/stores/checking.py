@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from images.figures import size_text
+from controlpanel.figures import size_text
 from images.stores import header
 from images.stores.base import (
     Inspection,

@@ -6,7 +6,8 @@ stand beside the local one. Three rules hold for every verb:
 - It is keyed by the server's own id and may be called again at any time: a call
   that was cut short, even by the death of the worker, is finished by the next.
 - It blocks until the deed is done or has failed, and belongs into the worker. Only
-  `unavailable_reason`, `console_log`, `screen` and `hash_password` are for web pages.
+  `unavailable_reason`, `capacity`, `console_log`, `screen` and `hash_password` are
+  for web pages.
 - It fails with a ComputeError alone, whose text is a sentence for the user.
 """
 
@@ -122,11 +123,24 @@ class Observed:
     rebuilt_by: UUID | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Capacity:
+    """What there is for all servers together, whether they run or not. The bytes of
+    disk are those above the floor: without any, nothing new is begun."""
+
+    servers: int
+    memory_mb: int
+    free_bytes: int
+
+
 class Compute(Protocol):
     """One backend. Every region that names it runs its servers there."""
 
     def unavailable_reason(self) -> str | None:
         """Why no server can run here, as a sentence, or None. Cheap, fit for pages."""
+
+    def capacity(self) -> Capacity:
+        """How much of all there is. Cheap, fit for pages."""
 
     def server_ids(self) -> set[UUID]:
         """Every server that has anything here, also those the panel has forgotten."""

@@ -33,6 +33,8 @@ class QemuSettings:
     ssh_ports: tuple[int, int] = (0, 0)
     max_servers: int = 20
     max_memory_mb: int = 8192
+    # Left free, so that servers that run can go on writing.
+    min_free_bytes: int = 256 << 20
     # A name or a number. Takes effect when the worker runs as root; empty: as whoever
     # the worker is.
     user: str = "nobody"

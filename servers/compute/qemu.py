@@ -17,6 +17,7 @@ from uuid import UUID
 
 from servers.compute import console, disks, jobs, life, process, rebuilding, region
 from servers.compute.base import (
+    Capacity,
     ComputeError,
     ComputeUnavailable,
     NotRunning,
@@ -54,6 +55,9 @@ class QemuCompute:
             self._reason = region.find_reason(self._settings)
             self._asked_at = time.monotonic()
         return self._reason
+
+    def capacity(self) -> Capacity:
+        return region.capacity(self._settings)
 
     def server_ids(self) -> set[UUID]:
         return {folder.id for folder in all_folders(self._settings.folder)}
@@ -144,7 +148,7 @@ class QemuCompute:
             image = needed_image(folder, spec)
             if image is None:
                 return
-            disks.check_space(folder.path, disks.allocated(image.path))
+            region.check_space(self._settings, disks.allocated(image.path))
             with life.disk_monitor(self._settings, folder, image) as monitor:
                 jobs.detach(monitor)
 
@@ -157,7 +161,7 @@ class QemuCompute:
             image = needed_image(folder, spec)
             needed = disks.allocated(folder.disk)
             needed += disks.allocated(image.path) if image else 0
-            disks.check_space(folder.path, needed)
+            region.check_space(self._settings, needed)
             try:
                 size = disks.read_header(folder.disk).virtual_size
                 disks.create_empty(draft, size)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 from servers.compute import process
-from servers.compute.base import ComputeError, NoCapacity, ServerSpec
+from servers.compute.base import Capacity, ComputeError, NoCapacity, ServerSpec
 from servers.compute.folder import ServerFolder, State, all_folders, region_locked
 from servers.compute.launch import QEMU, QemuSettings
 
@@ -61,6 +62,7 @@ def reserve(settings: QemuSettings, folder: ServerFolder, spec: ServerSpec) -> N
                 " servers are taken. Delete one, or choose another region."
             )
         _check_memory(settings, folder, spec)
+        check_space(settings)
         folder.create(State(memory_mb=spec.memory_mb))
 
 
@@ -79,6 +81,22 @@ def check_memory(
     """Raise NoCapacity if the server needs more than it has, and there is no more."""
     if spec.memory_mb > folder.state().memory_mb:
         _check_memory(settings, folder, spec)
+
+
+def capacity(settings: QemuSettings) -> Capacity:
+    free = shutil.disk_usage(_existing(settings.folder)).free
+    return Capacity(
+        servers=settings.max_servers,
+        memory_mb=settings.max_memory_mb,
+        free_bytes=max(0, free - settings.min_free_bytes),
+    )
+
+
+def check_space(settings: QemuSettings, needed: int = 0) -> None:
+    """Ask first, since a full disk would pause the servers that run."""
+    free = capacity(settings).free_bytes
+    if needed > free or not free:
+        raise NoCapacity("The region has too little disk space left for this.")
 
 
 def _check_memory(
@@ -103,5 +121,9 @@ def _others(settings: QemuSettings, folder: ServerFolder) -> list[ServerFolder]:
 
 def _can_write(folder: Path) -> bool:
     # Asked by web pages too, so nothing is made here.
-    place = next(place for place in (folder, *folder.parents) if place.exists())
+    place = _existing(folder)
     return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+
+
+def _existing(folder: Path) -> Path:
+    return next(place for place in (folder, *folder.parents) if place.exists())

@@ -1,6 +1,7 @@
 """Servers, what they are made with, and what happened to them."""
 
 from servers.models.boot import NotBootable, lock_bootable
+from servers.models.capacity import RegionCapacity
 from servers.models.event import ServerEvent, What
 from servers.models.flavor import GIB, Flavor
 from servers.models.key import MOST_KEYS, SSHKey
@@ -11,6 +12,7 @@ from servers.models.server import (
     Server,
     ServerConflict,
     ServerQuerySet,
+    why_no_room,
 )
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "Flavor",
     "ImageSchedule",
     "NotBootable",
+    "RegionCapacity",
     "SSHKey",
     "Server",
     "ServerConflict",
@@ -30,4 +33,5 @@ __all__ = [
     "ServerQuerySet",
     "What",
     "lock_bootable",
+    "why_no_room",
 ]

@@ -20,7 +20,7 @@ from django.db import models, transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from accounts.models import Account, User
+from accounts.models import Account, QuotaReached, User
 from images.models import Image, ImageConflict, ImageQuerySet
 from servers.models.event import What
 from servers.models.server import Server, ServerConflict
@@ -183,7 +183,7 @@ class ImageSchedule(models.Model):
         name = f"{server.name[:244]} {now.astimezone(UTC):%Y-%m-%d}"
         try:
             image = server.create_image(name=name, by=None, schedule_id=self.pk)
-        except ImageConflict as full:
+        except QuotaReached as full:
             self._give_up(str(full))
         else:
             ImageSchedule.objects.filter(pk=self.pk).update(image_id=image.pk)

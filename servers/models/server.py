@@ -19,17 +19,18 @@ from collections.abc import Collection
 from typing import Any
 from uuid import UUID
 
-from django.conf import settings
-from django.db import models, transaction
+from django.db import connection, models, transaction
 from django.db.models import Q
 from django.utils import timezone
 from django.utils.text import slugify
 
-from accounts.models import Account, Region, User
+from accounts.models import Account, Quota, Region, User
 from accounts.regions import RegionChoice
-from controlpanel.http import Conflict, TooMany
+from controlpanel.http import Conflict
 from controlpanel.jobs import SERVERS, defer_for
 from images.models import Blob, Image, ImageQuerySet
+from servers.compute.backends import compute_for
+from servers.compute.base import Capacity, NoCapacity
 from servers.models.boot import NotBootable, lock_bootable
 from servers.models.event import ServerEvent, What
 from servers.models.flavor import GIB, Flavor
@@ -78,7 +79,7 @@ class ServerQuerySet(models.QuerySet["Server"]):
     ) -> Server:
         """Make the row of a new server and have the worker build it.
 
-        Raises NotBootable, AlreadyOrdered, or TooMany where a limit is reached.
+        Raises NotBootable, AlreadyOrdered, QuotaReached or NoCapacity.
         """
         # Locked, so that the limit holds, and a form that is sent twice waits for
         # itself. Without the key, for shares that are offered meanwhile refer to it.
@@ -86,10 +87,11 @@ class ServerQuerySet(models.QuerySet["Server"]):
         twin = self.filter(account=account, order_token=token).first()
         if twin:
             raise AlreadyOrdered(twin)
-        self._keep_limits(account, image)
+        account.make_room({Quota.SERVERS: 1, Quota.MEMORY_MB: flavor.ram_mb})
         image = lock_bootable(image.pk, account)
         if refusal := flavor.why_not(image):
             raise NotBootable(refusal)
+        self.take_place(image.region, flavor.ram_mb)
         server = self.create(
             account=account,
             region_id=image.region_id,
@@ -114,17 +116,61 @@ class ServerQuerySet(models.QuerySet["Server"]):
         server.defer("build")
         return server
 
-    def _keep_limits(self, account: Account, image: Image) -> None:
-        limit = settings.COMPUTE["servers_per_account"]
-        if len(self.filter(account=account).values_list("pk")[:limit]) >= limit:
-            raise TooMany(f"An account has at most {limit} servers. Delete one first.")
-        limit = settings.COMPUTE["max_servers"]
-        here = self.filter(region__backend=image.region.backend).values_list("pk")
-        if len(here[:limit]) >= limit:
-            raise TooMany(
-                f"There is no room for another server in {image.region.name} at "
-                "present. Nothing was created; try again later."
+    def holding_places(self, backend: str) -> ServerQuerySet:
+        """Those that have their place with a backend, which one keeps while it is
+        shut off, and never had if it could not be built.
+        """
+        built = self.exclude(status=Server.Status.ERROR, launched_at=None, task="")
+        return built.filter(region__backend=backend)
+
+    def room_in(self, region: Region, *, but: Server | None = None) -> Capacity:
+        """What the region's backend has left, for all accounts; not counting `but`."""
+        has = compute_for(region.backend).capacity()
+        others = self.holding_places(region.backend)
+        if but:
+            others = others.exclude(pk=but.pk)
+        taken = others.values_list("flavor__ram_mb", flat=True)[: has.servers]
+        return Capacity(
+            servers=has.servers - len(taken),
+            memory_mb=max(0, has.memory_mb - sum(taken)),
+            free_bytes=has.free_bytes,
+        )
+
+    def take_place(
+        self, region: Region, memory_mb: int, *, but: Server | None = None
+    ) -> None:
+        """Raise NoCapacity if the region has no room for a server of this size.
+
+        Others who order there wait for the end of the transaction, so that no two
+        take the last place. What comes after the account's and the image's locks.
+        """
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))",
+                [f"capacity of {region.backend}"],
             )
+        if reason := why_no_room(region, self.room_in(region, but=but), memory_mb):
+            raise NoCapacity(reason)
+
+
+def why_no_room(region: Region, room: Capacity, memory_mb: int) -> str:
+    """Why no server of this size finds room there, as a sentence; empty if it does."""
+    if not room.free_bytes:
+        return (
+            f"There is too little disk space in {region.name} at present, so nothing "
+            "new is begun there. Try again later, or choose another region."
+        )
+    lacking = ""
+    if room.servers < 1:
+        lacking = "all places for servers are taken"
+    elif room.memory_mb < memory_mb:
+        lacking = f"it has no {memory_mb} MB of memory left"
+    if lacking:
+        return (
+            f"There is no capacity in {region.name} at present: {lacking}. Try again "
+            "later, or choose another region."
+        )
+    return ""
 
 
 class Server(models.Model):
@@ -328,7 +374,14 @@ class Server(models.Model):
         self._begin(self.Task.POWERING_OFF, {self.Status.ACTIVE}, by=by)
 
     def power_on(self, *, by: User) -> None:
-        """Start it again, also after it crashed, on the disk that it has."""
+        """Start it again, also after it crashed, on the disk and in the place that it
+        has kept.
+        """
+        if not compute_for(self.region.backend).capacity().free_bytes:
+            raise ServerConflict(
+                f"There is too little disk space in {self.region.name} at present, so "
+                f"{self} stays off. Try again later."
+            )
         stopped = {self.Status.SHUTOFF, self.Status.ERROR}
         self._begin(self.Task.POWERING_ON, stopped, by=by, launched_at__isnull=False)
 
@@ -338,13 +391,13 @@ class Server(models.Model):
     ) -> Image:
         """Have an image of its own made for the account, of the disk as it is now.
 
-        A schedule has it made for nobody. Raises ServerConflict, or ImageConflict when
-        the account's quota is reached.
+        A schedule has it made for nobody. Raises ServerConflict or QuotaReached.
         """
         blob = self.blob
         # The file's size is known when it is there; so far, that it is hardly less.
         # The account is locked by this, so that two requests come here one by one.
-        Image.objects.make_room(self.account, size=blob.size if blob else 0)
+        size = blob.size if blob else 0
+        self.account.make_room({Quota.IMAGES: 1, Quota.IMAGE_BYTES: size})
         if being_made := self.images_being_made().first():
             raise ServerConflict(
                 f"An image of {self} is being made already: {being_made}. Wait until "

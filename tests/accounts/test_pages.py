@@ -138,5 +138,5 @@ class AccountPageTests(CastTestCase):
         assert self.edit(name="Mine").status_code == 403
 
     def test_the_page_costs_few_queries(self):
-        with self.assertNumQueries(4):  # session and user; gate; limits; offers
+        with self.assertNumQueries(3):  # session and user; gate; offers
             self.client.get(self.url)

@@ -3,10 +3,10 @@
 from functools import partial
 from unittest import mock
 
-from django.conf import settings
 from django.db import transaction
-from django.test import TransactionTestCase, override_settings
+from django.test import TransactionTestCase
 
+from accounts.models import Quota
 from images import tasks
 from images.models import Blob, Image
 from images.stores import Stored
@@ -15,12 +15,13 @@ from tests.factories import AccountFactory, ImageFactory, UserFactory
 from tests.images.case import StoreMixin, work
 from tests.images.stores import corpus
 from tests.images.stores.case import needs_qemu
+from tests.limits import limited
 from tests.races import at_once
 
 
 def make_image(account, **fields):
     with transaction.atomic():
-        Image.objects.make_room(account, size=fields.get("size", 0))
+        account.make_room({Quota.IMAGES: 1, Quota.IMAGE_BYTES: fields.get("size", 0)})
         return Image.objects.create(
             owner=account,
             region=account.home_region,
@@ -36,20 +37,17 @@ class RaceTests(TransactionTestCase):
         self.acme = AccountFactory.create(name="Acme")
         self.alice = UserFactory.create(username="alice")
 
-    def limited(self, **limits):
-        return override_settings(IMAGES=settings.IMAGES | limits)
-
     def test_uploads_at_once_stay_within_the_number_of_images(self):
-        with self.limited(images_per_account=3):
+        with limited(images=3):
             done = at_once([partial(make_image, self.acme)] * 8)
 
-        assert done == {"done": 3, "conflict": 5}
+        assert done == {"done": 3, "too many": 5}
 
     def test_uploads_at_once_stay_within_the_bytes(self):
-        with self.limited(bytes_per_account=250):
+        with limited(image_bytes=250):
             done = at_once([partial(make_image, self.acme, size=100)] * 8)
 
-        assert done == {"done": 2, "conflict": 6}
+        assert done == {"done": 2, "too many": 6}
 
     def test_of_simultaneous_deletions_one_wins(self):
         image = ImageFactory.create(owner=self.acme)

@@ -18,6 +18,7 @@ from tests.factories import UserFactory
 from tests.images.case import HTMX, ImageTestCase, StoreMixin, waiting, work
 from tests.images.stores import corpus
 from tests.images.stores.case import needs_qemu
+from tests.limits import limited as holding
 
 
 def limited(**limits):
@@ -254,22 +255,24 @@ class BadUploadTests(UploadTestCase):
             self.assert_nothing_is_left()
 
     def test_quotas_are_told_before_the_body_is_read(self):
-        for limits in ({"images_per_account": 1}, {"bytes_per_account": 20 << 20}):
-            with self.subTest(limits=limits), limited(**limits):
+        for limits in ({"images": 1}, {"image_bytes": 20 << 20}):
+            with self.subTest(limits=limits), holding(**limits):
                 for headers in (None, HTMX):
                     response = self.upload(headers=headers)
-                    self.assertContains(response, "delete some", status_code=409)
+                    self.assertContains(response, "Delete some", status_code=409)
                 assert response["HX-Retarget"] == "#problems"
                 self.assert_nothing_is_left()
 
     def test_a_quota_that_is_reached_during_the_upload(self):
         with (
-            limited(images_per_account=1),
+            holding(images=1),
             mock.patch("images.uploads._refuse_early", return_value=None),
         ):
             response = self.upload()
 
-        self.assertContains(response, "at most 1 images", status_code=409)
+        self.assertContains(
+            response, "may have 1 image and has 1 image", status_code=409
+        )
         self.assert_nothing_is_left()
 
     def test_a_forged_request_is_refused_and_its_file_discarded(self):

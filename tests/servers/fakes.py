@@ -8,6 +8,7 @@ from unittest import mock
 from uuid import UUID
 
 from servers.compute.base import (
+    Capacity,
     ComputeError,
     NotRunning,
     Observed,
@@ -32,6 +33,7 @@ class FakeCompute:
         self.screens: dict[UUID, tuple[bytes, float]] = {}
         self.deeds: list[str] = []
         self.port = 22022
+        self.size = Capacity(servers=99, memory_mb=99 * 1024, free_bytes=1 << 40)
         # What a snapshot yields, and what happens while it is taken.
         self.disk = b""
         self.at_snapshot: Callable[[], object] = lambda: None
@@ -44,6 +46,9 @@ class FakeCompute:
 
     def unavailable_reason(self) -> str | None:
         return self.unavailable
+
+    def capacity(self) -> Capacity:
+        return self.size
 
     def server_ids(self) -> set[UUID]:
         return set(self.power)
@@ -147,7 +152,7 @@ class FakeStore:
         return Path("/images") / digest
 
 
-USERS = ("tasks", "views", "order_views", "rows")
+USERS = ("models.server", "snapshots", "tasks", "views", "order_views", "rows")
 
 
 def without_machines(compute: FakeCompute, stack: contextlib.ExitStack) -> None:

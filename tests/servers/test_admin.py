@@ -1,5 +1,7 @@
+from django.conf import settings
 from django.urls import reverse
 
+from accounts.models import Region
 from servers.models import Flavor, ImageSchedule, ServerEvent
 from tests.cast import CastTestCase
 from tests.factories import UserFactory
@@ -34,6 +36,15 @@ class AdminTests(CastTestCase):
                 assert self.get(f"{model}_change", row.pk).status_code == 200
                 assert self.get(f"{model}_add").status_code == 403
                 assert self.get(f"{model}_delete", row.pk).status_code == 403
+
+    def test_staff_sees_what_is_left_in_each_region(self):
+        Region.objects.create(code="MARS", name="Mars", backend="away")
+        server = self.server
+        page = self.get("regioncapacity_changelist")
+
+        left = settings.COMPUTE["max_memory_mb"] - server.flavor.ram_mb
+        self.assertContains(page, f"{left} MB")
+        self.assertContains(page, "“away” is not known here")
 
     def test_no_hash_is_shown(self):
         page = self.get("server_change", self.server.pk)

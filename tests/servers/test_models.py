@@ -1,12 +1,15 @@
 import uuid
+from dataclasses import replace
 from functools import partial
 
 import pytest
+from django.utils import timezone
 from procrastinate.contrib.django.models import ProcrastinateJob
 
 from accounts.models import Account
 from controlpanel.http import TooMany
 from images.models import Blob, Image
+from servers.compute.base import NoCapacity
 from servers.models import (
     AlreadyOrdered,
     NotBootable,
@@ -18,6 +21,7 @@ from servers.models import (
 )
 from tests.cast import CastTestCase
 from tests.factories import ImageFactory, ImageShareFactory, RegionFactory
+from tests.limits import limited
 from tests.servers.factories import (
     ED25519,
     FlavorFactory,
@@ -51,7 +55,7 @@ class FlavorTests(CastTestCase):
                 assert bool(reason) == bool(flavor.why_not(image))
 
 
-class OrderTests(CastTestCase):
+class OrderTests(FakeComputeMixin, CastTestCase):
     def order(self, image, account=None, **changes):
         account = account or self.beta
         return ServerFactory.create(
@@ -145,18 +149,55 @@ class OrderTests(CastTestCase):
 
     def test_the_limit_of_an_account_is_named(self):
         image = ImageFactory.create(owner=None)
-        with self.settings(COMPUTE={"servers_per_account": 1, "max_servers": 20}):
+        with limited(servers=1):
             self.order(image)
-            with pytest.raises(TooMany, match="at most 1 servers"):
+            with pytest.raises(TooMany, match="may have 1 server and has 1 server"):
                 self.order(image)
             self.order(image, account=self.acme)
 
     def test_a_full_region_is_named(self):
         image = ImageFactory.create(owner=None, region=RegionFactory.create(code="LON"))
-        with self.settings(COMPUTE={"servers_per_account": 9, "max_servers": 1}):
-            self.order(image, account=self.acme)
-            with pytest.raises(TooMany, match="London"):
-                self.order(image)
+        self.compute.size = replace(self.compute.size, servers=1)
+        self.order(image, account=self.acme)
+        with pytest.raises(NoCapacity, match="no capacity in London"):
+            self.order(image)
+
+    def test_the_memory_of_the_region_is_shared_by_all(self):
+        image = ImageFactory.create(owner=None)
+        self.compute.size = replace(self.compute.size, memory_mb=1023)
+        self.order(image, account=self.acme)
+        with pytest.raises(NoCapacity, match="no 512 MB of memory left"):
+            self.order(image)
+        assert Server.objects.count() == 1
+
+    def test_a_server_that_could_not_be_built_takes_no_place(self):
+        image = ImageFactory.create(owner=None)
+        self.compute.size = replace(self.compute.size, servers=1)
+        self.order(image, account=self.acme)
+        Server.objects.update(status="ERROR", task="")
+
+        self.order(image)
+
+    def test_regions_of_one_backend_share_its_places(self):
+        self.compute.size = replace(self.compute.size, servers=1)
+        self.order(ImageFactory.create(owner=None))
+        london = RegionFactory.create(code="LON")
+        with pytest.raises(NoCapacity):
+            self.order(ImageFactory.create(owner=None, region=london))
+
+    def test_below_the_floor_of_the_disk_nothing_new_is_begun(self):
+        image = ImageFactory.create(owner=None)
+        server = self.order(image)
+        Server.objects.update(status="SHUTOFF", task="", launched_at=timezone.now())
+        server.refresh_from_db()
+        self.compute.size = replace(self.compute.size, free_bytes=0)
+
+        with pytest.raises(NoCapacity, match="too little disk space"):
+            self.order(image)
+        with pytest.raises(ServerConflict, match="too little disk space"):
+            server.power_on(by=self.bob)
+        server.refresh_from_db()
+        assert server.task == ""
 
     def test_the_host_name_is_made_of_the_name(self):
         names = {

@@ -2,9 +2,9 @@
 
 import threading
 import uuid
+from dataclasses import replace
 from functools import partial
 
-from django.conf import settings
 from django.db import connection
 from django.test import TransactionTestCase
 
@@ -18,6 +18,7 @@ from tests.factories import (
     ImageShareFactory,
     UserFactory,
 )
+from tests.limits import limited
 from tests.races import at_once
 from tests.servers.factories import FlavorFactory, ServerFactory
 from tests.servers.fakes import FakeComputeMixin
@@ -53,10 +54,20 @@ class SimultaneousTests(FakeComputeMixin, TransactionTestCase):
 
     def test_eight_orders_do_not_pass_the_limit(self):
         image = ImageFactory.create(owner=None)
-        with self.settings(COMPUTE={"servers_per_account": 3, "max_servers": 20}):
+        with limited(servers=3):
             outcomes = at_once([partial(self.order, image)] * 8)
 
         assert outcomes == {"done": 3, "too many": 5}
+
+    def test_orders_of_many_accounts_do_not_take_the_last_place_twice(self):
+        image = ImageFactory.create(owner=None)
+        for size in ({"servers": 2}, {"servers": 9, "memory_mb": 1200}):
+            Server.objects.all().delete()
+            self.compute.size = replace(self.compute.size, **size)
+            deeds = [partial(ServerFactory.create, image=image) for _ in range(6)]
+            with self.subTest(size=size):
+                assert at_once(deeds) == {"done": 2, "no capacity": 4}
+                assert Server.objects.count() == 2
 
     def test_one_of_eight_power_actions_wins(self):
         server = ServerFactory.create(account=self.beta, active=True)
@@ -140,8 +151,8 @@ class SimultaneousTests(FakeComputeMixin, TransactionTestCase):
             partial(server.create_image, name="golden", by=self.bob)
             for server in servers
         ]
-        with self.settings(IMAGES=settings.IMAGES | {"images_per_account": 2}):
-            assert at_once(deeds) == {"done": 2, "conflict": 2}
+        with limited(images=2):
+            assert at_once(deeds) == {"done": 2, "too many": 2}
 
         assert Image.objects.filter(origin="server").count() == 2
         assert Server.objects.filter(task="image_snapshot").count() == 2

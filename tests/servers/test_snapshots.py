@@ -6,7 +6,6 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from django.conf import settings
 from django.utils import timezone
 
 from images.models import Image
@@ -22,6 +21,7 @@ from tests.cast import CastTestCase
 from tests.factories import BlobFactory, ImageFactory, ImageShareFactory
 from tests.images.case import StoreMixin, waiting, work
 from tests.images.stores import corpus
+from tests.limits import limited
 from tests.servers.factories import FlavorFactory, ServerFactory
 from tests.servers.fakes import FakeComputeMixin
 
@@ -235,20 +235,15 @@ class FailureTests(SnapshotTestCase):
     def test_a_quota_that_is_reached_in_the_middle_is_named(self):
         image = self.create_image()
         self.run_snapshot()
-        full = settings.IMAGES | {"bytes_per_account": len(self.compute.disk) - 1}
-        with self.settings(IMAGES=full):
+        with limited(image_bytes=len(self.compute.disk) - 1):
             self.save(image)
 
-        self.assert_failed(image, "images take at most")
+        self.assert_failed(image, "This account may have")
 
     def test_the_true_size_takes_the_place_of_the_estimate(self):
         image = self.create_image()
         self.run_snapshot()
-        full = settings.IMAGES | {
-            "bytes_per_account": len(self.compute.disk),
-            "images_per_account": 1,
-        }
-        with self.settings(IMAGES=full):
+        with limited(image_bytes=len(self.compute.disk), images=1):
             self.save(image)
 
         image.refresh_from_db()

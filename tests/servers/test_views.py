@@ -1,8 +1,8 @@
 import time
 import uuid
+from dataclasses import replace
 from unittest import mock
 
-from django.conf import settings
 from django.urls import reverse
 from procrastinate.contrib.django.models import ProcrastinateJob
 
@@ -20,6 +20,7 @@ from tests.factories import (
     RegionFactory,
     UserFactory,
 )
+from tests.limits import limited
 from tests.servers.factories import (
     ED25519,
     FlavorFactory,
@@ -89,7 +90,7 @@ class ListTests(ServerViewTestCase):
         self.assertContains(self.get("list"), "No servers yet")
 
     def test_pages_go_on_where_the_last_one_ended(self):
-        with self.settings(COMPUTE={"servers_per_account": 99, "max_servers": 99}):
+        with limited(servers=99, memory_mb=1 << 20):
             servers = [
                 self.server(name=f"n-{n:02}", image=self.base) for n in range(30)
             ]
@@ -326,9 +327,27 @@ class OrderTests(ServerViewTestCase):
         assert SSHKey.objects.get().name == "laptop"
 
     def test_limits_are_named_and_nothing_is_made(self):
-        with self.settings(COMPUTE={"servers_per_account": 0, "max_servers": 9}):
+        with limited(servers=0):
             response = self.order()
-        self.assertContains(response, "at most 0 servers", status_code=422)
+        self.assertContains(response, "may have 0 servers", status_code=422)
+
+    def test_a_full_region_is_told_on_the_form_and_nothing_is_made(self):
+        self.compute.size = replace(self.compute.size, servers=0)
+
+        self.assertContains(self.get("create"), "no capacity in Northern Virginia")
+        response = self.order()
+        self.assertContains(
+            response, "no capacity in Northern Virginia at present", status_code=422
+        )
+        assert not Server.objects.exists()
+
+    def test_a_flavor_that_finds_no_room_is_disabled_with_the_reason(self):
+        FlavorFactory.create(id="large", ram_mb=4096)
+        self.compute.size = replace(self.compute.size, memory_mb=2048)
+        page = self.get("create")
+
+        self.assertContains(page, "it has no 4096 MB of memory left", count=1)
+        self.assertNotContains(page, "No servers can be started")
 
     def test_without_qemu_nothing_is_ordered(self):
         self.compute.unavailable = "QEMU is not installed."
@@ -645,11 +664,10 @@ class CreateImageTests(ServerViewTestCase):
         assert not Image.objects.filter(origin="server").exists()
 
     def test_a_full_quota_or_store_is_an_error_of_the_form(self):
-        full = settings.IMAGES | {"images_per_account": 0}
-        with self.settings(IMAGES=full):
+        with limited(images=0):
             for htmx in [False, True]:
                 response = self.post("create-image", self.web.pk, htmx=htmx)
-                self.assertContains(response, "has at most 0 images", status_code=422)
+                self.assertContains(response, "may have 0 images", status_code=422)
         with mock.patch.object(FakeStore, "full", new=True):
             response = self.post("create-image", self.web.pk)
             self.assertContains(response, "no room left", status_code=422)
@@ -770,4 +788,4 @@ class KeyTests(ServerViewTestCase):
         assert self.post("key-delete", key.pk).status_code == 404
 
 
-QUERIES = {"list": 4, "create": 8, "detail": 7}
+QUERIES = {"list": 4, "create": 10, "detail": 7}

@@ -155,6 +155,20 @@ class LimitTests(ServerTestCase):
         with pytest.raises(NoCapacity, match="16 MB of memory are free"):
             self.compute.spawn(self.spec())
 
+    def test_below_the_floor_of_the_disk_nothing_new_is_begun(self):
+        spec = self.spawn()
+        self.use(min_free_bytes=1 << 60)
+
+        assert self.compute.capacity().free_bytes == 0
+        with pytest.raises(NoCapacity, match="too little disk space"):
+            self.compute.spawn(self.spec())
+        with pytest.raises(NoCapacity, match="too little disk space"):
+            self.compute.snapshot(spec, self.folder / "new.qcow2")
+        assert self.compute.server_ids() == {spec.id}
+        # What runs goes on, and what was there can be started.
+        assert self.compute.observe(spec.id).power_state is PowerState.RUNNING
+        assert self.compute.spawn(spec).power_state is PowerState.RUNNING
+
     def test_two_who_come_at_once_do_not_share_the_last_place(self):
         self.use(max_servers=1)
         answers = []

@@ -1,4 +1,4 @@
-"""How figures of images and servers are written on the pages."""
+"""How figures are written on the pages."""
 
 from datetime import UTC, datetime
 
