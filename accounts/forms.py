@@ -69,6 +69,40 @@ class InvitationForm(forms.Form):
         return {Role(role) for role in self.cleaned_data["roles"]}
 
 
+class CredentialForm(forms.Form):
+    """A key for a program, with some of the roles that its user has."""
+
+    name = forms.CharField(
+        max_length=255,
+        validators=[NO_CONTROL_CHARACTERS],
+        help_text="What will use it, so that you know later which to delete.",
+    )
+    roles = forms.MultipleChoiceField(
+        widget=forms.CheckboxSelectMultiple,
+        help_text="It can do no more than you can, and less if you lose a role.",
+        error_messages={"required": "Choose at least one role."},
+    )
+    days = forms.TypedChoiceField(
+        label="Expires",
+        coerce=int,
+        initial=90,
+        choices=[
+            (30, "After 30 days"),
+            (90, "After 90 days"),
+            (365, "After a year"),
+            (0, "Never"),
+        ],
+    )
+
+    def __init__(self, data: Any = None, *, held: Collection[Role]) -> None:
+        super().__init__(data, initial={"roles": list(held)})
+        roles = cast(forms.MultipleChoiceField, self.fields["roles"])
+        roles.choices = [(role.value, f"{role.label} ({role.value})") for role in held]
+
+    def clean_roles(self) -> set[Role]:
+        return {Role(role) for role in self.cleaned_data["roles"]}
+
+
 class JoinForm(BaseUserCreationForm[User]):
     class Meta(BaseUserCreationForm.Meta):
         model = User

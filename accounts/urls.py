@@ -1,7 +1,7 @@
 from django.contrib.auth.views import LogoutView
 from django.urls import include, path
 
-from accounts import invitations, security, users, views
+from accounts import api_access, invitations, security, users, views
 
 # Pages of a user come first, then those inside an account.
 pages = [
@@ -19,6 +19,19 @@ pages = [
     path("<account:account_number>/account/", views.account, name="account"),
     path("<account:account_number>/account/edit/", views.edit, name="edit"),
     path("<account:account_number>/limits/", views.limits, name="limits"),
+    path(
+        "<account:account_number>/api-access/", api_access.api_access, name="api-access"
+    ),
+    path(
+        "<account:account_number>/api-access/clouds.yaml",
+        api_access.clouds_yaml,
+        name="clouds-yaml",
+    ),
+    path(
+        "<account:account_number>/api-access/<uuid:credential_id>/delete/",
+        api_access.delete_credential,
+        name="delete-credential",
+    ),
     path("<account:account_number>/users/", users.user_list, name="users"),
     path("<account:account_number>/users/invite/", users.invite, name="invite"),
     path("<account:account_number>/users/<int:user_id>/", users.user, name="user"),

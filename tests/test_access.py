@@ -10,7 +10,7 @@ from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 
-from accounts.models import Invitation
+from accounts.models import ApplicationCredential, Invitation
 from accounts.permissions import Role
 from controlpanel.api.faults import DIALECTS
 from servers.models import ImageSchedule
@@ -38,6 +38,10 @@ ACCESS = {
     "accounts:account":        "GET  /{acme}/account/                        200  200  200  200  200  200  200  200  404",
     "accounts:limits":         "GET  /{acme}/limits/                         200  200  200  200  200  200  200  200  404",
     "accounts:edit":           "POST /{acme}/account/edit/                   403  403  403  403  403  403  422  403  404",
+    "accounts:api-access":     "POST /{acme}/api-access/                     422  422  422  422  422  422  422  422  404",
+    "accounts:clouds-yaml":    "GET  /{acme}/api-access/clouds.yaml          200  200  200  200  200  200  200  200  404",
+    "accounts:delete-credential":
+                               "POST /{acme}/api-access/{credential}/delete/ 404  404  404  404  404  404  404  404  404",
     "accounts:users":          "GET  /{acme}/users/                          403  403  403  403  403  403  200  200  404",
     "accounts:invite":         "POST /{acme}/users/invite/                   403  403  403  403  403  403  422  422  404",
     "accounts:user":           "POST /{acme}/users/{guest}/                  403  403  403  403  403  403  302  302  404",
@@ -134,6 +138,9 @@ class AccessTests(FakeComputeMixin, CastTestCase):
         ImageSchedule.objects.set_for(
             cls.server, weekday=None, hour=2, keep=7, by=cls.bob
         )
+        cls.credential = ApplicationCredential.objects.make(
+            cls.alice, cls.acme, name="deploy", roles=[Role.USER_ADMIN]
+        )
         cls.key = SSHKeyFactory.create(account=cls.beta)
 
     def ask(self, name, method=None, **changes):
@@ -147,6 +154,7 @@ class AccessTests(FakeComputeMixin, CastTestCase):
             "share": self.share.pk,
             "server": self.server.pk,
             "key": self.key.pk,
+            "credential": self.credential.pk,
             "guest": self.guest.pk,
             "user": self.user.pk,
             "invitation": self.invitation.pk,

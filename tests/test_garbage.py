@@ -6,7 +6,7 @@ import uuid
 
 from django.db import transaction
 
-from accounts.models import Invitation
+from accounts.models import ApplicationCredential, Invitation
 from accounts.permissions import Role
 from tests.cast import CastTestCase
 from tests.factories import ImageFactory, ImageShareFactory, UserFactory
@@ -124,6 +124,9 @@ class GarbageTests(FakeComputeMixin, CastTestCase):
             "accepted": accepted.image_id,
             "share": ImageShareFactory.create(image=cls.image, consumer=cls.beta).pk,
             "server": ServerFactory.create(account=cls.beta, flavor=flavor).pk,
+            "credential": ApplicationCredential.objects.make(
+                cls.alice, cls.acme, name="deploy", roles=[Role.USER_ADMIN]
+            ).pk,
             "key": SSHKeyFactory.create(account=cls.beta).pk,
             "guest": UserFactory.create(roles=[(cls.acme, Role.ADMIN)]).pk,
             "user": UserFactory.create(home_account=cls.acme).pk,

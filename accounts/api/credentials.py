@@ -17,7 +17,6 @@ from controlpanel.api.faults import BadRequest, Forbidden, NotFound
 
 router = Router(tags=["Application credentials"])
 
-MOST_CREDENTIALS = 100
 NO_FURTHER = "An application credential can neither make nor delete credentials."
 
 

@@ -27,8 +27,10 @@ from accounts.models.account import Account, RoleGrant, User
 from accounts.models.region import Region
 from accounts.permissions import Capability, Role, capabilities_of
 from accounts.regions import RegionChoice
-from controlpanel.http import Conflict
+from controlpanel.http import Conflict, TooMany
 from controlpanel.prepared import Gap, Prepared
+
+MOST_CREDENTIALS = 100
 
 
 class ApplicationCredentialQuerySet(models.QuerySet["ApplicationCredential"]):
@@ -50,8 +52,13 @@ class ApplicationCredentialQuerySet(models.QuerySet["ApplicationCredential"]):
         """Make a credential; only the one returned knows its secret.
 
         Raises PermissionDenied for roles that the user has not, Conflict if the user
-        has a credential of that name.
+        has a credential of that name, TooMany beyond MOST_CREDENTIALS.
         """
+        # Nearly: two requests at once may pass together, by one.
+        if len(self.filter(user=user).values_list("pk")) >= MOST_CREDENTIALS:
+            raise TooMany(
+                f"A user has at most {MOST_CREDENTIALS} credentials. Delete one first."
+            )
         if not set(roles) <= account.roles_of(user):
             raise PermissionDenied("A credential has no role that its user has not.")
         secret = secrets.token_urlsafe(48)

@@ -12,7 +12,7 @@ import pytest
 from django.test import Client
 from playwright.sync_api import expect
 
-from accounts.models import Invitation
+from accounts.models import ApplicationCredential, Invitation
 from accounts.permissions import Role
 from images.models import Image
 from servers.models import ImageSchedule, Server
@@ -110,6 +110,9 @@ def world(cast):
         share=share.pk,
         server=server.pk,
         key=SSHKeyFactory.create(account=cast.beta).pk,
+        credential=ApplicationCredential.objects.make(
+            cast.alice, cast.acme, name=LONG[:255], roles=[Role.USER_ADMIN]
+        ).pk,
         guest=guest.pk,
         user=UserFactory.create(home_account=cast.acme).pk,
     )
