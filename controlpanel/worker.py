@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import signal
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -41,6 +42,8 @@ _LOOK_EVERY = 1.0
 _TAKE_OVER_EVERY = 5.0
 # Seconds between tries to reach a database that is away.
 _TRY_EVERY = 0.5
+# By how many seconds the clock may be set before the worker is started anew.
+_CLOCK_SET = 30.0
 _WAITED_FOR = {SERVERS, IMAGES}  # by somebody before a page
 
 
@@ -84,6 +87,7 @@ async def _run(grace: float) -> None:
                 for queue, slots in SLOTS.items()
             ]
             tasks.append(asyncio.create_task(_keep_taking_over(app), name="leases"))
+            tasks.append(asyncio.create_task(watch_clock(), name="clock"))
             asked = asyncio.Event()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, asked.set)
@@ -117,6 +121,15 @@ async def _keep_taking_over(app: App) -> None:
     while True:
         await asyncio.sleep(_TAKE_OVER_EVERY)
         suspects = await take_over(app, among=suspects)
+
+
+async def watch_clock() -> None:
+    """End the worker when the clock is set: it remembers the times for which periodic
+    jobs were deferred, and would defer none until one set back has caught up."""
+    before = time.time() - time.monotonic()
+    while abs(time.time() - time.monotonic() - before) < _CLOCK_SET:
+        await asyncio.sleep(1)
+    raise RuntimeError("The clock was set, so the worker has to be started anew.")
 
 
 async def take_over(app: App, *, among: Iterable[int] | None = None) -> set[int]:

@@ -1,18 +1,35 @@
 """Real workers that are killed, stopped, doubled, and cut off from the database."""
 
+import asyncio
 import signal
 import uuid
+from unittest import mock
 
 import psycopg
+import pytest
 from django.db import connection
-from django.test import TransactionTestCase
+from django.test import SimpleTestCase, TransactionTestCase
 from procrastinate.contrib.django import app as jobs
 from procrastinate.contrib.django.models import ProcrastinateJob
 
 from controlpanel.jobs import MAIL
+from controlpanel.worker import watch_clock
 from sharing.models import ImageReport
 from tests.factories import AccountFactory
 from tests.jobs.case import MailServer, WorkersMixin, database_url, wait_until
+
+
+class ClockTests(SimpleTestCase):
+    def test_a_clock_that_is_set_ends_the_worker(self):
+        for seconds in (7200, -7200):
+            times = [1000.0, 1001.0, 1002.0 + seconds]
+            with (
+                self.subTest(seconds),
+                mock.patch("controlpanel.worker.time.time", side_effect=times),
+                mock.patch("asyncio.sleep"),
+                pytest.raises(RuntimeError, match="clock was set"),
+            ):
+                asyncio.run(watch_clock())
 
 
 class WorkerTests(WorkersMixin, TransactionTestCase):
