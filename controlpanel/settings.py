@@ -221,6 +221,7 @@ COMPUTE: dict[str, Any] = {
     "max_servers": env.number("MAX_SERVERS", 20, least=1),
     "max_memory_mb": env.number("MAX_SERVER_MEMORY_MIB", 8192, least=64),
     "min_free_bytes": IMAGES["min_free_bytes"],
+    "detach_mib": env.number("DETACH_MIB_PER_SECOND", 100),
     "user": env.text("SERVER_USER", "nobody"),
 }
 

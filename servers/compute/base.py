@@ -174,8 +174,10 @@ class Compute(Protocol):
     def destroy(self, server_id: UUID) -> None:
         """Stop the server and delete its disk. One that is gone already is no error."""
 
-    def detach(self, spec: ServerSpec) -> None:
-        """Copy what is still missing from the image, so that the disk stands alone."""
+    def detach(self, spec: ServerSpec, *, patience: float = 10) -> bool:
+        """Copy what is missing from the image into the disk. True once it stands alone;
+        until then call again. A running server copies by itself between the calls, one
+        that is off only during them, for so many seconds: nothing else waits longer."""
 
     def snapshot(
         self, spec: ServerSpec, target: Path, progress: Progress | None = None

@@ -117,6 +117,14 @@ def allocated(path: Path) -> int:
     return path.stat().st_blocks * 512
 
 
+def missing(disk: Path, image: ImageFile) -> int:
+    """About how many bytes a disk still takes until it needs the image no more."""
+    try:
+        return max(0, allocated(image.path) - allocated(disk))
+    except FileNotFoundError:  # a server that runs has it open all the same
+        return 0
+
+
 def check_space(folder: Path, needed: int) -> None:
     """Ask first, since a full disk would pause the servers that run."""
     free = shutil.disk_usage(folder).free - _RESERVE

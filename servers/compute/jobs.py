@@ -2,7 +2,8 @@
 
 A job belongs to QEMU and outlives the worker that began it. Each has a fixed name,
 so that the next worker finds it: a detachment it brings to its end, a snapshot,
-whose moment has passed, it gives up and begins anew.
+whose moment has passed, it gives up and begins anew. A detachment waits for nobody:
+whatever else is to be done with the disk ends it, and what it has copied stays.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ _SNAPSHOT = "snapshot"
 _STALL = 300
 
 
-def detach(monitor: Monitor) -> None:
-    """Copy what is missing into the disk, then let go of the image.
+def detach(monitor: Monitor, *, speed: int, patience: float) -> bool:
+    """Copy what is missing into the disk, then let go of the image. False if that
+    takes longer than the patience (seconds): the job goes on by itself.
 
     The job would drop the image from the disk's header at once, while the tables of
     the copied parts are still in memory: a server killed in between had a disk of
@@ -34,16 +36,35 @@ def detach(monitor: Monitor) -> None:
             {
                 "job-id": _DETACH,
                 "device": DISK,
+                "speed": speed,
                 "auto-finalize": False,
                 "auto-dismiss": False,
             },
         )
-    _finish(monitor, _DETACH, None)
+    deadline = time.monotonic() + patience
+    while (job := _job(monitor, _DETACH)) is not None:
+        if job["status"] == "concluded":
+            _dismiss(monitor, job)
+            return True
+        if job["status"] == "pending":
+            _flush(monitor)
+            monitor.execute("job-finalize", {"id": _DETACH})
+        elif time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    raise MonitorError("the job has vanished")
+
+
+def abandon_detachment(monitor: Monitor) -> None:
+    """What is copied stays, and need not be copied again."""
+    _abandon(monitor, _DETACH)
 
 
 def snapshot(monitor: Monitor, target: int, progress: Progress | None) -> None:
     """Copy the whole disk, as it is now, into the open empty qcow2 file."""
     _abandon(monitor, _SNAPSHOT)
+    # QEMU does one thing at a time with a disk.
+    _abandon(monitor, _DETACH)
     files = monitor.execute("add-fd", fd=target)["fdset-id"]
     file = {"driver": "file", "filename": f"/dev/fdset/{files}"}
     monitor.execute(
@@ -85,17 +106,18 @@ def _finish(monitor: Monitor, name: str, progress: Progress | None) -> None:
             last, moved = job["current-progress"], time.monotonic()
             if progress is not None:
                 progress(last, max(last, job["total-progress"]))
-        if job["status"] == "pending":
-            _flush(monitor)
-            monitor.execute("job-finalize", {"id": name})
-        elif job["status"] == "concluded":
-            monitor.execute("job-dismiss", {"id": name})
-            if job.get("error"):
-                raise MonitorError(job["error"])
+        if job["status"] == "concluded":
+            _dismiss(monitor, job)
             return
-        elif time.monotonic() - moved > _STALL:
+        if time.monotonic() - moved > _STALL:
             raise MonitorError("no progress any more")
         time.sleep(0.05)
+
+
+def _dismiss(monitor: Monitor, job: dict[str, Any]) -> None:
+    monitor.execute("job-dismiss", {"id": job["id"]})
+    if job.get("error"):
+        raise MonitorError(job["error"])
 
 
 def _flush(monitor: Monitor) -> None:

@@ -35,6 +35,8 @@ class QemuSettings:
     max_memory_mb: int = 8192
     # Left free, so that servers that run can go on writing.
     min_free_bytes: int = 256 << 20
+    # How fast disks are detached from their images, in MiB a second; 0: no limit.
+    detach_mib: int = 100
     # A name or a number. Takes effect when the worker runs as root; empty: as whoever
     # the worker is.
     user: str = "nobody"

@@ -20,6 +20,7 @@ from servers.compute.base import (
     Capacity,
     ComputeError,
     ComputeUnavailable,
+    NoCapacity,
     NotRunning,
     Observed,
     PowerOff,
@@ -142,15 +143,29 @@ class QemuCompute:
         # What an earlier call that was cut short has left.
         folder.delete()
 
-    def detach(self, spec: ServerSpec) -> None:
+    def detach(self, spec: ServerSpec, *, patience: float = 10) -> bool:
         folder = self._folder(spec.id)
         with _deed(folder):
             image = needed_image(folder, spec)
             if image is None:
-                return
-            region.check_space(self._settings, disks.allocated(image.path))
+                return True
+            runs = life.is_running(folder)
+            try:
+                region.check_space(self._settings, disks.missing(folder.disk, image))
+            except NoCapacity:
+                # It would fill the disk by itself.
+                if runs:
+                    with life.disk_monitor(self._settings, folder, image) as monitor:
+                        jobs.abandon_detachment(monitor)
+                raise
             with life.disk_monitor(self._settings, folder, image) as monitor:
-                jobs.detach(monitor)
+                speed = self._settings.detach_mib << 20
+                is_done = jobs.detach(
+                    monitor, speed=speed, patience=0 if runs else patience
+                )
+                if not (is_done or runs):
+                    jobs.abandon_detachment(monitor)
+                return is_done
 
     def snapshot(
         self, spec: ServerSpec, target: Path, progress: Progress | None = None

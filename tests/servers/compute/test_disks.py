@@ -14,13 +14,16 @@ from servers.compute.base import (
     ComputeError,
     ImageFile,
     ImageGone,
+    NoCapacity,
     PowerState,
     SnapshotFailed,
 )
+from servers.compute.qmp import Monitor
 from tests.servers.compute import guest
 from tests.servers.compute.region import (
     ServerTestCase,
     needs_qemu,
+    wait_until,
 )
 
 pytestmark = [pytest.mark.qemu, needs_qemu]
@@ -96,12 +99,24 @@ class SnapshotTests(ServerTestCase):
 
 
 class DetachTests(ServerTestCase):
+    def detach(self, spec):
+        wait_until(lambda: self.compute.detach(spec), "a disk that stands alone")
+
     def detach_and_lose_the_image(self, spec):
-        self.compute.detach(spec)
+        self.detach(spec)
         if self.pid(spec):
             self.kill(spec)
         self.image.path.unlink()
         assert self.compute.observe(spec.id).is_detached
+
+    def large_image(self):
+        """Of some seconds, at a mebibyte a second."""
+        image = self.image.path
+        image.chmod(0o644)
+        with image.open("ab") as file:
+            file.write(os.urandom(16 << 20))
+        image.chmod(0o444)
+        self.use(detach_mib=1)
 
     def test_a_running_server_survives_kill_and_loss_of_its_image(self):
         spec = self.spawn()
@@ -123,8 +138,8 @@ class DetachTests(ServerTestCase):
     def test_detaching_twice_is_one_detachment(self):
         spec = self.spawn()
 
-        self.compute.detach(spec)
-        self.compute.detach(replace(spec, image=None))
+        self.detach(spec)
+        assert self.compute.detach(replace(spec, image=None))
 
     def test_without_detachment_a_lost_image_keeps_the_server_off(self):
         spec = self.spawn()
@@ -137,6 +152,79 @@ class DetachTests(ServerTestCase):
         seen = self.compute.observe(spec.id)
         assert seen.power_state is PowerState.SHUTDOWN
         assert "image" in seen.reason
+
+    def test_a_running_server_can_be_saved_from_a_lost_image(self):
+        spec = self.spawn()
+        self.image.path.unlink()
+
+        self.detach(spec)
+
+        self.kill(spec)
+        self.compute.power_on(spec)
+        self.wait_for_console(spec, times=2)
+
+    def test_a_slow_detachment_holds_up_nothing(self):
+        self.large_image()
+        spec = self.spawn()
+        assert not self.compute.detach(spec)
+        # Each of these finds it in the midst of its work.
+        self.compute.reboot(spec.id, hard=True)
+        self.wait_for_console(spec, times=2)
+        target = self.folder / "new.qcow2"
+        self.compute.snapshot(spec, target)
+        assert guest.read_disk(target)[1024:].startswith(guest.GREETING)
+        assert not self.compute.detach(spec)
+        self.compute.power_off(spec.id)
+        assert self.pid(spec) is None
+        # Off, it is copied while the call lasts, and what was copied stays so.
+        before = disks.allocated(self.server_folder(spec).disk)
+        assert not self.compute.detach(spec, patience=1)
+        assert disks.allocated(self.server_folder(spec).disk) > before
+        assert self.pid(spec) is None
+        self.compute.power_on(spec)
+        self.wait_for_console(spec, times=3)
+
+        self.use(detach_mib=0)
+        self.compute.power_off(spec.id)
+        self.detach_and_lose_the_image(spec)
+        self.compute.power_on(spec)
+        self.wait_for_console(spec, times=4)
+
+    def test_a_server_killed_in_the_midst_of_it_loses_nothing(self):
+        self.large_image()
+        spec = self.spawn()
+        assert not self.compute.detach(spec)
+        self.kill(spec)
+
+        self.compute.power_on(spec)
+        self.wait_for_console(spec, times=2)
+        self.use(detach_mib=0)
+        self.detach_and_lose_the_image(spec)
+        self.compute.power_on(spec)
+        self.wait_for_console(spec, times=3)
+
+    def test_without_room_it_waits(self):
+        spec = self.spawn()
+        room = self.settings.min_free_bytes
+        for prepare in (lambda: None, lambda: self.compute.power_off(spec.id)):
+            prepare()
+            self.use(min_free_bytes=1 << 60)
+            with pytest.raises(NoCapacity):
+                self.compute.detach(spec)
+        self.use(min_free_bytes=room)
+        self.compute.power_on(spec)
+        self.wait_for_console(spec, times=2)
+
+    def test_one_that_would_fill_the_disk_is_ended(self):
+        self.large_image()
+        spec = self.spawn()
+        assert not self.compute.detach(spec)
+        self.use(min_free_bytes=1 << 60)
+        with pytest.raises(NoCapacity):
+            self.compute.detach(spec)
+
+        with Monitor(self.server_folder(spec).path) as monitor:
+            assert monitor.execute("query-jobs") == []
 
 
 class KilledTests(SimpleTestCase):

@@ -65,7 +65,7 @@ VERBS = {
     "power_on": lambda compute, spec, target: compute.power_on(spec),
     "power_off": lambda compute, spec, target: compute.power_off(spec.id, patience=5),
     "reboot": lambda compute, spec, target: compute.reboot(spec.id, hard=True),
-    "detach": lambda compute, spec, target: compute.detach(spec),
+    "detach": lambda compute, spec, target: detach(compute, spec),
     "snapshot": lambda compute, spec, target: compute.snapshot(spec, target),
     "rebuild": lambda compute, spec, target: compute.rebuild(spec, order=ORDER),
     "resize": lambda compute, spec, target: compute.resize(bigger(spec), patience=5),
@@ -148,6 +148,16 @@ class KilledWorkerTests(RegionTestCase):
 
         self.check("detach", self.running, settle)
 
+    def test_detach_while_it_is_off(self):
+        def settle(spec):
+            assert self.compute.observe(spec.id).is_detached
+            assert processes(spec) == []
+            self.compute.power_on(replace(spec, image=None))
+            self.wait_for_console(spec, times=2)
+            self.settle_running(spec)
+
+        self.check("detach", self.switched_off, settle)
+
     def check_snapshot(self, spec, state):
         content = guest.read_disk(self.target)
         assert content[1024:].startswith(guest.GREETING)
@@ -200,6 +210,11 @@ class KilledWorkerTests(RegionTestCase):
 
     def test_destroy(self):
         self.check("destroy", self.running, self.settle_gone)
+
+
+def detach(compute, spec):
+    while not compute.detach(spec):
+        pass
 
 
 def processes(spec):
