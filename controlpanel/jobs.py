@@ -34,8 +34,8 @@ SLOTS: dict[str, int] = {
     SERVERS: settings.JOBS["server_slots"],
     IMAGES: settings.JOBS["image_slots"],
     MAIL: 1,
-    # One of them may be busy for hours with the check of all files.
-    HOUSEKEEPING: 2,
+    # Two may be busy for hours, with the check of all files and with detaching disks.
+    HOUSEKEEPING: 3,
     WATCH: 1,
 }
 

@@ -231,6 +231,8 @@ JOBS = {
     "image_slots": env.number("IMAGE_SLOTS", 2, least=1),
 }
 PROCRASTINATE_ON_APP_READY = "controlpanel.worker.prepare"
+# Jobs are found in each app's tasks; these are others.
+PROCRASTINATE_IMPORT_PATHS = ["servers.withdrawals"]
 
 LOGGING = {
     "version": 1,

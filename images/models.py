@@ -20,6 +20,7 @@ from django.db import connection, models, transaction
 from django.db.models import F, Q
 from django.utils import timezone
 from procrastinate.contrib.django import app as jobs
+from procrastinate.exceptions import AlreadyEnqueued
 
 from accounts.models import Account, Region, User
 from accounts.regions import RegionChoice
@@ -362,15 +363,28 @@ class Image(models.Model):
             raise ImageConflict(f"{self} has changed or was deleted in the meantime.")
         self.refresh_from_db()
 
+    def withdraw_from_servers(self) -> None:
+        """Have the servers looked for whose accounts have just lost it, and which need
+        its data still."""
+        try:
+            with transaction.atomic():
+                jobs.configure_task(
+                    "servers.withdrawals.look",
+                    queue=HOUSEKEEPING,
+                    queueing_lock=f"withdrawal-{self.pk}",
+                ).defer(timestamp=0)
+        except AlreadyEnqueued:
+            pass  # and whatever it overlooks is found a minute later
+
     @transaction.atomic
     def delete_with_shares(self, *, by: User) -> None:
         """Take the image back from everyone it is shared with, then delete it.
 
-        Servers that run from it go on: they hold its blob. Raises ImageConflict when
-        it is protected or gone.
+        Servers that run from it go on: they hold its blob until their disks have been
+        detached from it. Raises ImageConflict when it is protected or gone.
         """
         image = self._locked_to_delete()
-        image.shares.all().revoke(by=by)
+        image.shares.all().revoke(by=by, with_image=True)
         image._delete_with_blob()
 
     @transaction.atomic
@@ -395,6 +409,7 @@ class Image(models.Model):
         return image
 
     def _delete_with_blob(self) -> None:
+        self.withdraw_from_servers()
         # Only now: a join would not see a blob that came while we waited for the lock.
         blob = self.blob
         self.delete()

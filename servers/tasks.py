@@ -119,7 +119,7 @@ def power_on(server_id: str) -> None:
         return
     try:
         compute = compute_for(server.region.backend)
-        found = compute.power_on(_spec_of(server))
+        found = compute.power_on(spec_of(server))
     except ServerBusy:
         raise
     except (ComputeError, StoreError) as error:
@@ -139,7 +139,7 @@ def snapshot(server_id: str) -> None:
         return
     try:
         compute = compute_for(server.region.backend)
-        snapshots.write(compute, _spec_of(server), image)
+        snapshots.write(compute, spec_of(server), image)
     except ServerBusy:
         raise
     except (ComputeError, StoreError) as error:
@@ -182,6 +182,8 @@ def reconcile(timestamp: int) -> None:
     for server in _known().settled():
         try:
             _reconcile(server)
+        except ServerBusy:
+            pass  # with what comes first; it is looked at again in a moment
         except ComputeError as error:
             log.warning("server %s cannot be observed: %s", server.pk, error)
     # A job that failed by a fault of ours, or was lost, is given another try.
@@ -265,10 +267,10 @@ def _spawn(compute: Compute, server: Server) -> Observed:
         if server.image_id is None:
             raise NotBootable("The image has been deleted.")
         lock_bootable(server.image_id, server.account)
-        return compute.spawn(_spec_of(server))
+        return compute.spawn(spec_of(server))
 
 
-def _spec_of(server: Server) -> ServerSpec:
+def spec_of(server: Server) -> ServerSpec:
     image = None
     if server.blob:
         path = store_for(server.region.backend).path(server.blob.digest)

@@ -28,6 +28,9 @@ class What(models.TextChoices):
     IMAGE_FAILED = "image_failed", "No image was created"
     SCHEDULE_SKIPPED = "schedule_skipped", "The schedule made no image"
     OLD_IMAGE_DELETED = "old_image_deleted", "Old image deleted by the schedule"
+    WITHDRAWN = "withdrawn", "The image is gone"
+    GIVEN_BACK = "given_back", "The image may be used again"
+    DETACHED = "detached", "The disk no longer needs the image"
     FAILED = "failed", "Failed"
     DELETED = "deleted", "Deleted"
 

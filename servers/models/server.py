@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from django.db import connection, models, transaction
-from django.db.models import Q
+from django.db.models import Exists, F, OuterRef, Q
 from django.utils import timezone
 from django.utils.text import slugify
 
@@ -34,6 +35,7 @@ from servers.compute.base import Capacity, NoCapacity
 from servers.models.boot import NotBootable, lock_bootable
 from servers.models.event import ServerEvent, What
 from servers.models.flavor import GIB, Flavor
+from sharing.models import ImageShare
 
 
 class ServerConflict(Conflict):
@@ -59,6 +61,34 @@ class ServerQuerySet(models.QuerySet["Server"]):
     def settled(self) -> ServerQuerySet:
         """Servers that have been built, and with which nothing is being done."""
         return self.filter(task="", launched_at__isnull=False)
+
+    def withdrawn(self) -> ServerQuerySet:
+        """Servers whose disk rests on data that their account may not use any more:
+        not as a base image, nor an own one, nor one that it has accepted.
+        """
+        images = Image.objects.filter(blob=OuterRef("blob"))
+        shares = ImageShare.objects.accepted().filter(
+            image__blob=OuterRef("blob"), consumer=OuterRef("account")
+        )
+        return self.filter(
+            ~Exists(images.filter(Q(owner=None) | Q(owner=OuterRef("account")))),
+            ~Exists(shares),
+            blob__isnull=False,
+        )
+
+    def to_detach(self) -> ServerQuerySet:
+        """Withdrawn servers with which nothing is being done; the one that was tried
+        longest ago comes first.
+        """
+        return (
+            self.withdrawn()
+            .filter(task="")
+            .order_by(F("detach_tried_at").asc(nulls_first=True), "pk")
+        )
+
+    def resting_on(self, images: Iterable[Image]) -> ServerQuerySet:
+        """Servers that were made from the images, and still need their data."""
+        return self.filter(image__in=images, blob__isnull=False)
 
     def with_disk(self) -> ServerQuerySet:
         """The newest servers first, without those that are not built or broken."""
@@ -102,6 +132,7 @@ class ServerQuerySet(models.QuerySet["Server"]):
             image_owner_id=image.owner_id,
             image_os=image.os,
             image_min_ram_mb=image.min_ram_mb,
+            image_virtual_size=image.virtual_size,
             blob=image.blob,
             flavor=flavor,
             password_hash=password_hash,
@@ -215,6 +246,9 @@ class Server(models.Model):
     # What images that are made of the server carry on.
     image_os = models.CharField(max_length=100, blank=True, editable=False)
     image_min_ram_mb = models.PositiveIntegerField(default=0, editable=False)
+    # Bytes of the image's disk: that of the server is no smaller, also when it needs
+    # the image no more.
+    image_virtual_size = models.BigIntegerField(default=0, editable=False)
     blob = models.ForeignKey(
         Blob, null=True, on_delete=models.PROTECT, related_name="servers"
     )
@@ -234,6 +268,13 @@ class Server(models.Model):
     public_key = models.TextField(blank=True, editable=False)
     ssh_host = models.CharField(max_length=100, blank=True, editable=False)
     ssh_port = models.PositiveIntegerField(default=0, editable=False)
+    # When the account lost the image, and how: a sentence for its users. From then on
+    # the disk is being detached from the image's data, or, without a blob, has been.
+    withdrawn_at = models.DateTimeField(null=True, editable=False)
+    withdrawn_how = models.CharField(max_length=500, blank=True, editable=False)
+    detach_tried_at = models.DateTimeField(null=True, editable=False)
+    # Why that has to wait.
+    detach_problem = models.CharField(max_length=500, blank=True, editable=False)
     order_token = models.UUIDField(editable=False)
     created_by = models.CharField(max_length=150, editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
@@ -319,6 +360,11 @@ class Server(models.Model):
         return self.image_owner_id not in {None, self.account_id}
 
     @property
+    def is_detached(self) -> bool:
+        """Its disk needs nothing of the image that it was made from any more."""
+        return self.blob_id is None
+
+    @property
     def can_be_rebooted(self) -> bool:
         return self.is_active and not self.task
 
@@ -342,8 +388,7 @@ class Server(models.Model):
     @property
     def disk_size(self) -> int:
         """Bytes of its disk, which is never smaller than that of its image."""
-        least = self.blob.virtual_size if self.blob else 0
-        return max(self.flavor.disk_gb * GIB, least)
+        return max(self.flavor.disk_gb * GIB, self.image_virtual_size)
 
     def images_made(self) -> ImageQuerySet:
         return Image.objects.filter(owner=self.account_id, source_server_id=self.pk)
@@ -486,6 +531,43 @@ class Server(models.Model):
         self._refresh()
         if what:
             self.record(what, note=note)
+        return True
+
+    @transaction.atomic
+    def withdraw(self, how: str, at: datetime) -> None:
+        """Write down, once, that the account has lost the image, and how."""
+        unaware = Server.objects.filter(pk=self.pk, withdrawn_at=None)
+        if unaware.update(
+            withdrawn_at=at, withdrawn_how=how[:500], changed_at=timezone.now()
+        ):
+            self.record(What.WITHDRAWN, note=how)
+
+    @transaction.atomic
+    def give_back(self) -> None:
+        """The account may use the image again, before the disk was detached from it."""
+        aware = Server.objects.filter(pk=self.pk, withdrawn_at=self.withdrawn_at)
+        if aware.update(
+            withdrawn_at=None,
+            withdrawn_how="",
+            detach_problem="",
+            changed_at=timezone.now(),
+        ):
+            self.record(What.GIVEN_BACK, note=self.image_name)
+
+    @transaction.atomic
+    def let_go_of_image(self) -> bool:
+        """The disk stands alone. False if anything was done with the server since it
+        was read, for then the disk may be another one.
+        """
+        blob = self.blob
+        same = Server.objects.filter(pk=self.pk, task="", changed_at=self.changed_at)
+        if blob is None or not same.update(
+            blob=None, detach_problem="", changed_at=timezone.now()
+        ):
+            return False
+        if self.launched_at:
+            self.record(What.DETACHED, note=self.image_name)
+        blob.release()
         return True
 
     @transaction.atomic

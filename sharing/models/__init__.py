@@ -8,6 +8,7 @@ from sharing.models.share import (
     ImageShareQuerySet,
 )
 from sharing.models.status import ShareConflict, ShareStatus
+from sharing.models.withdrawal import Withdrawal
 
 __all__ = [
     "ImageReport",
@@ -18,4 +19,5 @@ __all__ = [
     "ShareEvent",
     "ShareEventQuerySet",
     "ShareStatus",
+    "Withdrawal",
 ]

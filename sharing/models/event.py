@@ -29,6 +29,8 @@ class ShareEvent(models.Model):
     referred to, since an account is closed and never deleted.
     """
 
+    WITH_IMAGE = "The image was deleted"
+
     class Side(models.TextChoices):
         PRODUCER = "producer", "Producer"
         CONSUMER = "consumer", "Consumer"
@@ -75,6 +77,11 @@ class ShareEvent(models.Model):
         if (self.from_status, self.to_status) == ("accepted", "rejected"):
             return "Removed by the consumer"
         return str(self.get_to_status_display())
+
+    @property
+    def is_with_image(self) -> bool:
+        """The share went because its image did."""
+        return self.note == self.WITH_IMAGE
 
     @property
     def is_by_reader(self) -> bool:

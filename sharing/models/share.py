@@ -31,6 +31,7 @@ from images.models import Image
 from sharing.models.declaration import ShareDeclaration
 from sharing.models.event import ShareEvent
 from sharing.models.status import ShareConflict, ShareStatus
+from sharing.models.withdrawal import Withdrawal
 
 
 class ImageShareQuerySet(models.QuerySet["ImageShare"]):
@@ -166,14 +167,26 @@ class ImageShareQuerySet(models.QuerySet["ImageShare"]):
         return share
 
     @transaction.atomic
-    def revoke(self, *, by: User) -> int:
-        """Take the images back whatever was answered; return how many shares went."""
+    def revoke(self, *, by: User, with_image: bool = False) -> int:
+        """Take the images back whatever was answered; return how many shares went.
+
+        `with_image`: because the image itself is about to be deleted.
+        """
         # Locked, so that each event tells the status that its share really had.
         shares = self.select_for_update(of=["self"]).select_related("image")
         revoked = list(shares.order_by("pk"))
         for share in revoked:
-            share.record(side=ShareEvent.Side.PRODUCER, by=by, from_status=share.status)
+            event = share.record(
+                side=ShareEvent.Side.PRODUCER,
+                by=by,
+                from_status=share.status,
+                note=ShareEvent.WITH_IMAGE if with_image else "",
+            )
+            if share.is_accepted:
+                Withdrawal.tell(event)
         ImageShare.objects.filter(pk__in=[share.pk for share in revoked]).delete()
+        for image in {share.image for share in revoked if share.is_accepted}:
+            image.withdraw_from_servers()
         return len(revoked)
 
     # As with delete(): no ImageShare.objects.revoke(), which would take back all.
@@ -363,6 +376,8 @@ class ImageShare(models.Model):
             to_status=status,
             note=note,
         )
+        if seen == self.Status.ACCEPTED and status != seen:
+            self.image.withdraw_from_servers()
 
     def _why_not_moved(self) -> str:
         current = ImageShare.objects.filter(pk=self.pk).first()
@@ -378,8 +393,8 @@ class ImageShare(models.Model):
         from_status: str = "",
         to_status: str = "",
         note: str = "",
-    ) -> None:
-        ShareEvent.objects.create(
+    ) -> ShareEvent:
+        return ShareEvent.objects.create(
             image_id=self.image.pk,
             image_name=self.image.name,
             producer_id=cast(str, self.image.owner_id),  # no share is of a base image

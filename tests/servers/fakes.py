@@ -37,6 +37,9 @@ class FakeCompute:
         # What a snapshot yields, and what happens while it is taken.
         self.disk = b""
         self.at_snapshot: Callable[[], object] = lambda: None
+        # What happens while a disk is detached, and the disks that are.
+        self.at_detach: Callable[[], object] = lambda: None
+        self.detached: set[UUID] = set()
         self.unavailable: str | None = None
         self.trouble: ComputeError | None = None
         # Set by a test that wants to do something while a disk is being made.
@@ -69,6 +72,7 @@ class FakeCompute:
             ssh_port=self.port if power is PowerState.RUNNING else 0,
             reason=self.reasons.get(server_id, ""),
             rebuilt_by=self.orders.get(server_id),
+            is_detached=server_id in self.detached,
         )
 
     def power_on(self, spec: ServerSpec) -> Observed:
@@ -106,8 +110,11 @@ class FakeCompute:
         self._do("destroy")
         self.power.pop(server_id, None)
 
-    def detach(self, spec: ServerSpec) -> None:
-        raise NotImplementedError
+    def detach(self, spec: ServerSpec, *, patience: float = 10) -> bool:
+        self.at_detach()
+        self._do("detach")
+        self.detached.add(spec.id)
+        return True
 
     def snapshot(
         self, spec: ServerSpec, target: Path, progress: Progress | None = None
@@ -152,7 +159,15 @@ class FakeStore:
         return Path("/images") / digest
 
 
-USERS = ("models.server", "snapshots", "tasks", "views", "order_views", "rows")
+USERS = (
+    "models.server",
+    "snapshots",
+    "tasks",
+    "views",
+    "order_views",
+    "rows",
+    "withdrawals",
+)
 
 
 def without_machines(compute: FakeCompute, stack: contextlib.ExitStack) -> None:

@@ -92,8 +92,7 @@ class SnapshotTests(SnapshotTestCase):
         assert [name[:5] for name in self.files()] == ["blobs"]
 
     def test_a_disk_larger_than_the_flavor_counts_in_whole_gigabytes(self):
-        self.server.blob.virtual_size = (5 << 30) + 1
-        self.server.blob.save()
+        self.server.image_virtual_size = (5 << 30) + 1
 
         assert self.create_image().min_disk_gb == 6
 

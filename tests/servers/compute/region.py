@@ -61,6 +61,9 @@ class RegionTestCase(unittest.TestCase):
         self.wait_for_console(spec)
         return spec
 
+    def detach(self, spec):
+        wait_until(lambda: self.compute.detach(spec), "a disk that stands alone")
+
     def wait_for_console(self, spec, text=guest.GREETING, times=1, seconds=60):
         text = text.decode().strip()
         wait_until(

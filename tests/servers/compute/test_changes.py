@@ -183,7 +183,7 @@ class ResizeTests(ServerTestCase):
 
     def test_a_disk_that_stands_alone_grows_as_well(self):
         spec = self.spawn()
-        self.compute.detach(spec)
+        self.detach(spec)
 
         self.compute.resize(replace(spec, image=None, disk_gb=1))
 

@@ -23,7 +23,6 @@ from tests.servers.compute import guest
 from tests.servers.compute.region import (
     ServerTestCase,
     needs_qemu,
-    wait_until,
 )
 
 pytestmark = [pytest.mark.qemu, needs_qemu]
@@ -99,9 +98,6 @@ class SnapshotTests(ServerTestCase):
 
 
 class DetachTests(ServerTestCase):
-    def detach(self, spec):
-        wait_until(lambda: self.compute.detach(spec), "a disk that stands alone")
-
     def detach_and_lose_the_image(self, spec):
         self.detach(spec)
         if self.pid(spec):
