@@ -257,9 +257,11 @@ def _schedule_of(server: Server) -> dict[str, Any]:
     if schedule is None:
         return {"schedule": None}
     schedule.server = server
+    last = schedule.last_image()
     return {
         "schedule": schedule,
-        "last_image": schedule.last_image(),
+        "last_image": last,
+        "why_no_image": schedule.reason or (last.status_reason if last else ""),
         "kept": list(schedule.images_kept()),
     }
 

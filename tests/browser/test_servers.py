@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 
 from images.models import Image
 from servers import tasks
-from servers.models import Server
+from servers.models import ImageSchedule, Server
 from tests.factories import ImageFactory, ImageShareFactory
 from tests.servers.factories import FlavorFactory, ServerFactory
 from tests.servers.fakes import FakeCompute, without_machines
@@ -201,3 +201,26 @@ def test_bob_keeps_a_copy_of_the_image_that_is_shared_with_him(
     expect(bob.dialog.get_by_role("alert").last).to_contain_text(
         "is being made already"
     )
+
+
+def test_bob_has_images_made_every_week_and_the_open_page_tells(cast, compute, bob):
+    server = ServerFactory.create(account=cast.beta, name="web-1", active=True)
+    page = bob.go(cast.beta, f"servers/{server.pk}/")
+    section = page.get_by_role("region", name="Scheduled images")
+    section.get_by_role("link", name="Schedule Image").click()
+    bob.field("Day").select_option("Every Sunday")
+    bob.field("Images to keep").fill("2")
+    bob.button("Schedule Image").click()
+    expect(section).to_contain_text("Every Sunday at 02:00 UTC")
+
+    # Its moment comes while the page is open.
+    schedule = ImageSchedule.objects.get()
+    schedule.run(now=schedule.next_at)
+    Image.objects.get(schedule_id=schedule.pk).fail("The disk cannot be read.")
+    expect(section).to_contain_text("The disk cannot be read.", timeout=30_000)
+    expect(page.locator("#server-events")).to_contain_text(
+        "Create Image by the schedule"
+    )
+    bob.link("Stop the schedule").click()
+    bob.button("Stop the schedule").click()
+    expect(section).to_contain_text("None.")

@@ -10,7 +10,7 @@ from tests.browser.visitor import work
 from tests.factories import PASSWORD, ImageFactory, ImageShareFactory
 from tests.images.stores import corpus
 from tests.images.stores.case import needs_qemu
-from tests.servers.factories import FlavorFactory
+from tests.servers.factories import FlavorFactory, ServerFactory
 
 
 @pytest.fixture
@@ -177,3 +177,19 @@ def test_bob_orders_a_server_from_the_image_he_accepted(without_scripts, cast, o
 
     expect(bob.page.get_by_role("heading", name="web-1 is being built")).to_be_visible()
     assert Server.objects.get().image == cast.image
+
+
+def test_bob_schedules_images_and_stops_it(without_scripts, cast):
+    server = ServerFactory.create(account=cast.beta, name="web-1")
+    bob = without_scripts(cast.bob)
+    bob.go(cast.beta, f"servers/{server.pk}/")
+    section = bob.page.get_by_role("region", name="Scheduled images")
+    section.get_by_role("link", name="Schedule Image").click()
+    bob.field("Day").select_option("Every Friday")
+    bob.field("At").select_option("23:00 UTC")
+    bob.button("Schedule Image").click()
+    expect(section).to_contain_text("Every Friday at 23:00 UTC")
+
+    bob.link("Stop the schedule").click()
+    bob.button("Stop the schedule").click()
+    expect(section).to_contain_text("None.")

@@ -574,7 +574,8 @@ class PageTests(ServerViewTestCase):
         self.assertContains(page, '<option value="3" selected>Every Thursday')
         self.assertContains(page, '<option value="5" selected>05:00 UTC')
         self.assertContains(page, 'value="9"')
-        self.assertContains(page, "Stop the schedule")
+        page = self.get("detail", self.web.pk)
+        self.assertContains(page, f"/servers/{self.web.pk}/schedule/stop/")
 
     def test_wrong_input_is_answered_beside_its_field(self):
         wrong = {
@@ -645,7 +646,7 @@ class PageTests(ServerViewTestCase):
         ]
         page = self.get("detail", self.web.pk)
         self.assertContains(page, "2 of 1")
-        self.assertContains(page, "is not deleted")
+        self.assertContains(page, "The oldest go when the next image is active")
         for image in images:
             self.assertContains(page, f"/images/{image.pk}/")
         self.sign_in(Role.SERVERS_ADMIN)
@@ -656,7 +657,8 @@ class PageTests(ServerViewTestCase):
         self.set()
 
         page = self.get("detail", self.web.pk, htmx=True, seen=seen)
-        self.assertContains(page, 'id="server-schedule" hx-swap-oob="true"')
+        self.assertContains(page, 'id="server-schedule"')
+        self.assertContains(page, "Every day at 02:00 UTC")
 
     def test_the_image_says_that_nobody_made_it(self):
         self.set()
