@@ -3,6 +3,7 @@ from django.urls import include, path, register_converter
 from django.urls.converters import StringConverter
 
 from accounts.api.identity import api as identity
+from servers import health
 
 
 class AccountNumberConverter(StringConverter):
@@ -20,6 +21,8 @@ services = [
 urlpatterns = [
     *services,
     path("", include("accounts.urls")),
+    path("healthz", health.alive, name="alive"),
+    path("readyz", health.ready, name="ready"),
     path("admin/", admin.site.urls),
     path("<account:account_number>/", include("images.urls")),
     path("<account:account_number>/", include("sharing.urls")),

@@ -1,4 +1,5 @@
 import os
+import re
 import runpy
 from pathlib import Path
 from unittest import mock
@@ -31,6 +32,12 @@ class ProductionTests(SimpleTestCase):
         assert settings["SECURE_SSL_REDIRECT"]
         assert settings["SECURE_HSTS_SECONDS"] == 31_536_000
         assert settings["MAILERS"]["default"]["OPTIONS"]["host"] == "mail.example.com"
+
+    def test_a_monitor_needs_no_tls(self):
+        [exempt] = read()["SECURE_REDIRECT_EXEMPT"]
+        for path in ("healthz", "readyz"):
+            assert re.search(exempt, path)
+        assert not re.search(exempt, "healthz/login")
 
     def test_no_header_of_a_proxy_is_believed_unasked(self):
         assert "SECURE_PROXY_SSL_HEADER" not in read()

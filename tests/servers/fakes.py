@@ -167,6 +167,7 @@ USERS = (
     "order_views",
     "rows",
     "withdrawals",
+    "health",
 )
 
 
