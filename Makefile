@@ -25,7 +25,7 @@ help:
 	@echo "make unit        the tests without a browser and without QEMU"
 	@echo "make browser     the browser's tests (ARGS= for pytest, here and above)"
 	@echo "make test-pg15   the tests on PostgreSQL 15"
-	@echo "make bench       measure the pages (ARGS= for the benchmark)"
+	@echo "make bench       measure pages, servers and memory (ARGS=\"servers\" for one)"
 	@echo "make chaos       kill its processes 200 times while it is used, and worse"
 	@echo "                 (ARGS=\"--kills 20 --seed 1\" for a short one)"
 	@echo "make lock        resolve requirements.lock anew from pyproject.toml"
@@ -36,7 +36,7 @@ demo: set-up demo-packages
 demo-reset: set-up
 	python -m tools.demo --reset
 
-bench: set-up
+bench: set-up demo-packages
 	python -m bench $(ARGS)
 
 chaos: set-up chaos-packages

@@ -1,235 +1,75 @@
-"""Measure the panel beside a bare Django page, at three sizes of the tables.
+"""Measure the panel. Figures are medians of interleaved rounds, with their spread.
 
-    python -m bench [--images 1000 100000 1000000] [--rounds 7] [--write]
+    python -m bench [pages] [servers] [memory] [--write]
 
-Each figure is the median of interleaved rounds, with their spread; each ratio is to
-the bare page of one query that the same server process served in the same round. The
-databases are kept in DATA_DIR, so that a second run begins at once.
+Without a name, all of it. What the pages need is kept in DATA_DIR.
 """
 
 import argparse
-import json
 import os
-import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import psycopg
+from bench import memory, pages, report, servers
+from bench.panel import Panel
+from bench.report import Figures
+from bench.server import ROOT
 
-from bench import client
-from bench.data import load
-from bench.scenarios import CYCLE, FORTUNES, Cast, scenarios
-from bench.server import Server, serve
-from tools.postgres import Postgres
-
-ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "performance.md"
+PARTS = ["pages", "servers", "memory"]
 SIZES = [1_000, 100_000, 1_000_000]
-REPEATS = {CYCLE: 60}
-TARGETS = {"Saved Images, page": 3.0, "Saved Images, rows": 3.0, "header poll": 2.0}
-MOST_QUERIES = 7
-TABLE_BEGIN, TABLE_END = "<!-- table begins -->", "<!-- table ends -->"
-
-
-class Row:
-    """One scenario at one size: a figure for every round."""
-
-    def __init__(self, queries: int) -> None:
-        self.queries = queries
-        self.cpu_ms: list[float] = []
-        self.ratio: list[float] = []
-        self.per_second: list[float] = []
-        self.latencies: list[float] = []
-
-
-def environment(url: str, data: Path) -> dict[str, str]:
-    return {
-        **os.environ,
-        "DATABASE_URL": url,
-        "DATA_DIR": str(data),
-        "SECRET_KEY": "a-key-for-the-bench-alone-0123456789-abcdefghijklmnop",
-        "ALLOWED_HOSTS": "127.0.0.1,testserver",
-        "PLAIN_HTTP": "true",
-        "OFFERS_PER_DAY": "1000000",
-        "DEBUG": "false",
-    }
-
-
-def say(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')}  {text}", file=sys.stderr, flush=True)
-
-
-def manage(env: dict[str, str], *arguments: str) -> None:
-    subprocess.run(
-        [sys.executable, ROOT / "manage.py", *arguments],
-        env=env,
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
-
-
-def prepare(postgres: Postgres, images: int, data: Path) -> dict[str, str]:
-    """A database of this size: made once, then kept."""
-    name = f"bench_{images}"
-    env = environment(postgres.url(name), data)
-    done = data / f"{name}.loaded"
-    if not done.exists():
-        say(f"{name}: loading")
-        with psycopg.connect(postgres.url(), autocommit=True) as connection:
-            connection.execute(f"DROP DATABASE IF EXISTS {name}")
-            connection.execute(f"CREATE DATABASE {name}")
-        manage(env, "migrate", "--verbosity", "0")
-        with psycopg.connect(postgres.url(name)) as connection:
-            load(connection, images, lambda text: say(f"{name}: {text}"))
-        done.touch()
-    manage(env, "migrate", "--verbosity", "0")
-    return env
-
-
-def inspect(env: dict[str, str]) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.plans"],
-        env=env,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        check=False,
-    )
-    if done.returncode:
-        raise SystemExit("the pages could not be inspected")
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
-
-
-def share_between(connection: psycopg.Connection, cast: Cast) -> str:
-    row = connection.execute(
-        "SELECT id FROM sharing_imageshare"
-        " WHERE image_id = %s AND consumer_number = %s",
-        [cast.image, cast.consumer],
-    ).fetchone()
-    if row is None:
-        raise SystemExit("the share was not made")
-    return str(row[0])
-
-
-def measure(
-    server: Server,
-    cast: Cast,
-    queries: dict[str, int],
-    find_share: Callable[[], str],
-    *,
-    rounds: int,
-    repeats: int,
-) -> dict[str, Row]:
-    table = {name: Row(queries[name]) for name in queries}
-    for number in range(rounds + 1):  # the first one only warms up
-        cost: dict[str, float] = {}
-        for name, steps in scenarios(cast).items():
-            count = REPEATS.get(name, repeats)
-            before = server.cpu_seconds()
-            load = client.run(
-                server.port,
-                steps,
-                repeats=count,
-                clients=1 if name == CYCLE else 4,
-                find_share=find_share,
-            )
-            cost[name] = (server.cpu_seconds() - before) * 1000 / count
-            if number:
-                row = table[name]
-                row.cpu_ms.append(cost[name])
-                row.ratio.append(cost[name] / cost[FORTUNES])
-                row.per_second.append(load.per_second)
-                row.latencies += load.latencies
-    return table
-
-
-def line(images: int, name: str, row: Row) -> str:
-    quantiles = statistics.quantiles(row.latencies, n=100)
-    low, high = min(row.ratio), max(row.ratio)
-    return (
-        f"| {images:,} | {name} | {row.queries} "
-        f"| {statistics.median(row.cpu_ms):.2f} "
-        f"| **{statistics.median(row.ratio):.2f}** ({low:.2f}-{high:.2f}) "
-        f"| {quantiles[49] * 1000:.1f} / {quantiles[98] * 1000:.1f} "
-        f"| {statistics.median(row.per_second):.0f} |"
-    )
-
-
-def misses(images: int, name: str, row: Row) -> list[str]:
-    found = []
-    ratio = statistics.median(row.ratio)
-    if name in TARGETS and ratio > TARGETS[name]:
-        found.append(
-            f"{images:,} images: {name} costs {ratio:.2f} x, target {TARGETS[name]}"
-        )
-    if name != CYCLE and row.queries > MOST_QUERIES:
-        found.append(f"{images:,} images: {name} makes {row.queries} queries")
-    return found
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, nargs="+", default=SIZES)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--repeats", type=int, default=300, help="requests a round")
-    parser.add_argument(
-        "--write", action="store_true", help=f"the table to {PAGE.name}"
-    )
-    options = parser.parse_args()
+    options = _options()
     data = Path(os.environ.get("DATA_DIR") or ROOT / "var" / "bench").resolve()
     data.mkdir(parents=True, exist_ok=True)
-    lines = [
-        "| images | what | queries | CPU ms | x bare page (spread) | p50 / p99 ms "
-        "| requests/s |",
-        "|---:|---|---:|---:|---:|---:|---:|",
-    ]
-    faults: list[str] = []
-    missed: list[str] = []
-    with Postgres(
-        data / "postgres", {"shared_buffers": "1GB", "fsync": "on"}
-    ) as postgres:
-        for images in options.images:
-            env = prepare(postgres, images, data)
-            manage(env, "collectstatic", "--noinput", "--verbosity", "0")
-            seen = inspect(env)
-            faults += [f"{images:,} images: {fault}" for fault in seen["faults"]]
-            say(f"{images:,} images: measuring")
-            cast = Cast(**seen["cast"])
-            with (
-                psycopg.connect(env["DATABASE_URL"], autocommit=True) as connection,
-                serve(env, data / "gunicorn.log") as server,
-            ):
-                table = measure(
-                    server,
-                    cast,
-                    seen["queries"],
-                    partial(share_between, connection, cast),
-                    rounds=options.rounds,
-                    repeats=options.repeats,
-                )
-            for name, row in table.items():
-                lines.append(line(images, name, row))
-                missed += misses(images, name, row)
-    print("\n".join(lines))
-    for text in missed:
+    results: dict[str, Figures] = {}
+    if "pages" in options.parts:
+        results["pages"] = pages.run(
+            data,
+            options.images,
+            rounds=options.rounds or 7,
+            repeats=options.repeats,
+        )
+    for name, part in {"servers": servers, "memory": memory}.items():
+        if name in options.parts:
+            with Panel(data / "panel") as panel:
+                results[name] = part.run(panel, rounds=options.rounds)
+    for name, figures in results.items():
+        _show(figures)
+        if options.write:
+            report.write(name, figures.lines)
+    return 1 if any(figures.faults for figures in results.values()) else 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help=" ".join(PARTS))
+    parser.add_argument("--images", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--rounds", type=int, help="instead of each part's own number")
+    parser.add_argument(
+        "--repeats", type=int, default=300, help="requests of a page in a round"
+    )
+    parser.add_argument(
+        "--write", action="store_true", help=f"the tables to {report.PAGE.name}"
+    )
+    options = parser.parse_args()
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"there is no part {', '.join(sorted(unknown))}")
+    options.parts = options.parts or PARTS
+    return options
+
+
+def _show(figures: Figures) -> None:
+    print("\n".join(figures.lines))
+    for text in figures.missed:
         print(f"target missed: {text}")
-    for text in faults:
+    for text in figures.faults:
         print(f"FAULT: {text}")
-    if options.write:
-        write(lines)
-    return 1 if faults else 0
-
-
-def write(lines: list[str]) -> None:
-    before, _, rest = PAGE.read_text().partition(TABLE_BEGIN)
-    after = rest.partition(TABLE_END)[2]
-    table = "\n".join([TABLE_BEGIN, *lines, TABLE_END])
-    PAGE.write_text(before + table + after)
 
 
 if __name__ == "__main__":

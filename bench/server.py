@@ -1,4 +1,4 @@
-"""A gunicorn of the bench's own, and the CPU time that its workers have used."""
+"""A gunicorn of the bench's own, its settings, and the CPU time that it has used."""
 
 import http.client
 import os
@@ -14,8 +14,31 @@ from typing import NamedTuple
 
 from tools.children import end_with_parent
 
+ROOT = Path(__file__).resolve().parent.parent
 WORKERS = 2
 TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def environment(url: str, data: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        "DATABASE_URL": url,
+        "DATA_DIR": str(data),
+        "SECRET_KEY": "a-key-for-the-bench-alone-0123456789-abcdefghijklmnop",
+        "ALLOWED_HOSTS": "127.0.0.1,testserver",
+        "PLAIN_HTTP": "true",
+        "OFFERS_PER_DAY": "1000000",
+        "DEBUG": "false",
+    }
+
+
+def manage(env: dict[str, str], *arguments: str) -> None:
+    subprocess.run(
+        [sys.executable, ROOT / "manage.py", *arguments],
+        env=env,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
 
 
 class Server(NamedTuple):
@@ -24,7 +47,7 @@ class Server(NamedTuple):
 
     def cpu_seconds(self) -> float:
         """Of all workers since their start; the master does no work worth counting."""
-        return sum(_cpu_seconds(pid) for pid in _children(self.process.pid))
+        return sum(_cpu_seconds(pid) for pid in children(self.process.pid))
 
 
 @contextmanager
@@ -71,7 +94,7 @@ def _wait_until_up(port: int, process: subprocess.Popen[bytes], log: Path) -> No
     raise SystemExit("gunicorn gave no answer within a minute")
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     return [int(child) for child in text.split()]
 
