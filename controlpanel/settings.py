@@ -73,9 +73,6 @@ TEMPLATES: list[dict[str, Any]] = [
 FORM_RENDERER = "django.forms.renderers.TemplatesSetting"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-# Jobs that no `tasks` module leads to.
-PROCRASTINATE_IMPORT_PATHS = ["servers.schedules"]
-
 # People sign in with a password; django-axes counts the failures first.
 AUTH_USER_MODEL = "accounts.User"
 AUTHENTICATION_BACKENDS = [
@@ -234,7 +231,7 @@ JOBS = {
 }
 PROCRASTINATE_ON_APP_READY = "controlpanel.worker.prepare"
 # Jobs are found in each app's tasks; these are others.
-PROCRASTINATE_IMPORT_PATHS = ["servers.withdrawals"]
+PROCRASTINATE_IMPORT_PATHS = ["servers.schedules", "servers.withdrawals"]
 
 LOGGING = {
     "version": 1,

@@ -9,7 +9,9 @@ from datetime import datetime, timedelta
 from django.utils import timezone
 from procrastinate.contrib.django import app as jobs
 
+from controlpanel.jobs import HOUSEKEEPING, ONLY_IF_INTERRUPTED
 from images.stores import StoreError
+from servers.compute.base import ComputeError
 from servers.models import ImageSchedule, ServerConflict
 from servers.snapshots import check_room
 
@@ -20,7 +22,7 @@ PATIENCE = timedelta(hours=1)
 
 
 @jobs.periodic(cron="* * * * *")
-@jobs.task(queue="servers", lock="schedules", queueing_lock="schedules")
+@jobs.task(queue=HOUSEKEEPING, queueing_lock="schedules", retry=ONLY_IF_INTERRUPTED)
 def make_images(timestamp: int) -> None:
     """Make the images that are due by now; what was missed is made once."""
     make_due(timezone.now())
@@ -40,7 +42,7 @@ def _go_on(schedule: ImageSchedule, now: datetime) -> None:
         return
     try:
         check_room(schedule.server.region)
-    except StoreError as full:
+    except (StoreError, ComputeError) as full:
         log.warning("schedule %s: %s", schedule.pk, full)
         if now - schedule.next_at >= PATIENCE:
             schedule.skip(str(full), now=now)

@@ -98,6 +98,22 @@ class ArchitectureTests(SimpleTestCase):
                     gated += 1
         assert gated > 40
 
+    def test_the_worker_finds_every_job(self):
+        """In an app's tasks, in what these import, or where the settings say."""
+        found = set(settings.PROCRASTINATE_IMPORT_PATHS)
+        for module, imported in imports():
+            if module.endswith("/tasks.py"):
+                found |= {module_name(module), imported}
+        with_jobs = {
+            module_name(module)
+            for module, tree in sources()
+            for node in ast.walk(tree)
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            and any("jobs.task" in ast.unparse(made) for made in node.decorator_list)
+        }
+        assert "servers.schedules" in with_jobs
+        assert with_jobs <= found
+
     def test_only_permissions_knows_what_a_role_allows(self):
         assert not [
             (module, node.lineno)
@@ -118,6 +134,10 @@ def capability_of(view):
     while view is not None and not hasattr(view, "capability"):
         view = getattr(view, "__wrapped__", None)
     return getattr(view, "capability", None)
+
+
+def module_name(path: str) -> str:
+    return path.removesuffix(".py").replace("/", ".")
 
 
 def layers_above(module: str) -> list[str]:
