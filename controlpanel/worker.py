@@ -69,7 +69,8 @@ def set_limits() -> None:
     """Bound what a job waits for the database. Comes before the first connection."""
     options = connections["default"].settings_dict["OPTIONS"]
     limits = " ".join(f"-c {name}={value}" for name, value in _LIMITS.items())
-    options["options"] = f"{options.get('options', '')} {limits}".strip()
+    # What the operator has set in DATABASE_URL comes last, and so counts.
+    options["options"] = f"{limits} {options.get('options', '')}".strip()
     # Each slot is a thread, and each thread has a connection while it works.
     options["pool"]["max_size"] = max(options["pool"]["max_size"], sum(SLOTS.values()))
 

@@ -123,6 +123,11 @@ def _listen(
                 if progress and steps and int(steps[-1]) > told:
                     told = int(steps[-1])
                     progress(told)
-    code = child.wait()
+    try:
+        # It may have closed both and go on.
+        code = child.wait(max(0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        child.kill()
+        return Ended(child.wait(), "", "", timed_out=True)
     out, err = (text.decode(errors="replace") for text in streams.values())
     return Ended(code, out, err, timed_out=False)

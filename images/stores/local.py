@@ -18,11 +18,13 @@ import fcntl
 import hashlib
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 from uuid import UUID
@@ -34,6 +36,7 @@ from images.stores.base import (
     Progress,
     Stored,
     StoredFile,
+    StoreError,
     Unavailable,
     Upload,
 )
@@ -47,6 +50,14 @@ from images.stores.receiving import (
 )
 
 _CHUNK = 1 << 20
+# Seconds that a step waits for another one with the same file. Only the check of an
+# upload takes longer, which is not begun twice.
+_PATIENCE = 60
+_BUSY = "The image is being worked on already: please try again later."
+# A file is read in so many seconds, and one more for so many of its bytes.
+_LEAST_SECONDS = 300
+_SLOWEST = 2 << 20
+_SLOW = "Reading the image took too long: please try again later."
 # Another file system, one that knows no hard links, or too many of them.
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK}
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -194,7 +205,7 @@ class LocalStore:
             path.open("rb") as source,
             self.receive(upload_id, limit=self.max_upload_bytes) as receiver,
         ):
-            while chunk := source.read(_CHUNK):
+            for chunk in _chunks_of(source):
                 receiver.write(chunk)
             receiver.finish()
 
@@ -276,8 +287,16 @@ class LocalStore:
 def _locked(path: Path) -> Iterator[None]:
     """Alone with this file or folder, among all threads and processes."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    deadline = time.monotonic() + _PATIENCE
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise StoreError(_BUSY) from None
+                time.sleep(0.02)
         yield
     finally:
         os.close(descriptor)
@@ -287,11 +306,21 @@ def _digest_of(path: Path, progress: Progress | None = None) -> str:
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as stream:
         size = os.fstat(stream.fileno()).st_size
-        while chunk := stream.read(_CHUNK):
+        for chunk in _chunks_of(stream):
             digest.update(chunk)
             if progress and size:
                 progress(100 * stream.tell() // size)
     return digest.hexdigest()
+
+
+def _chunks_of(stream: BinaryIO | FileIO) -> Iterator[bytes]:
+    """All of a file, unless its disk is too slow to ever come to an end."""
+    size = os.fstat(stream.fileno()).st_size
+    deadline = time.monotonic() + _LEAST_SECONDS + size / _SLOWEST
+    while chunk := stream.read(_CHUNK):
+        yield chunk
+        if time.monotonic() > deadline:
+            raise StoreError(_SLOW)
 
 
 def _part(start: int, end: int, progress: Progress | None) -> Progress | None:

@@ -8,8 +8,10 @@ import os
 import shutil
 import struct
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from servers.compute.base import ComputeError, ImageFile, ImageGone, NoCapacity
 from servers.compute.process import program
@@ -19,6 +21,11 @@ GB = 1 << 30
 # Bytes that the path of an image has in a header, at most.
 _LONGEST = 1023
 _TRIES = 3
+# Seconds that `qemu-img` has, which only writes headers here; and those of a copy: some
+# in any case, and one more for so many bytes.
+_SECONDS = 60
+_LEAST_SECONDS = 300
+_SLOWEST = 2 << 20
 # Left free, so that servers that run can go on writing.
 _RESERVE = 256 << 20
 
@@ -101,7 +108,7 @@ def copy_to(source: Path, target: Path) -> None:
     draft.unlink(missing_ok=True)
     try:
         with source.open("rb") as reader, draft.open("xb") as writer:
-            shutil.copyfileobj(reader, writer, 1 << 20)
+            _copy(reader, writer)
             writer.flush()
             os.fsync(writer.fileno())
         draft.chmod(0o444)
@@ -110,6 +117,16 @@ def copy_to(source: Path, target: Path) -> None:
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
+
+
+def _copy(reader: BinaryIO, writer: BinaryIO) -> None:
+    seconds = _LEAST_SECONDS + os.fstat(reader.fileno()).st_size // _SLOWEST
+    deadline = time.monotonic() + seconds
+    while chunk := reader.read(1 << 20):
+        writer.write(chunk)
+        if time.monotonic() > deadline:
+            minutes = seconds // 60
+            raise ComputeError(f"The copy of the disk took longer than {minutes} min.")
 
 
 def allocated(path: Path) -> int:
@@ -163,16 +180,23 @@ def _sync(path: Path) -> None:
 
 
 def _qemu_img(*arguments: str) -> None:
+    # Killed with the worker: else it would go on writing beside the next one's.
+    guarded = [program("setpriv"), "--pdeathsig", "KILL", program("qemu-img")]
     for _ in range(_TRIES):
-        done = subprocess.run(
-            [program("qemu-img"), *arguments],
-            check=False,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=60,
-        )
+        try:
+            done = subprocess.run(
+                [*guarded, *arguments],
+                check=False,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=_SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            raise ComputeError(
+                f"The disk could not be made: it took longer than {_SECONDS} seconds."
+            ) from None
         if done.returncode == 0:
             return
         # Killed from outside, as by a host short of memory, it may do better again.

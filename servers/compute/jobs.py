@@ -18,8 +18,12 @@ from servers.compute.qmp import Monitor, MonitorError
 
 _DETACH = "detach"
 _SNAPSHOT = "snapshot"
-# A job that does not get on for this long (seconds) is given up.
+# A job that does not get on for this long (seconds) is given up, and one that is slower
+# than this: some seconds in any case, and one more for so many bytes of the disk.
 _STALL = 300
+_LAST_STEP = 60
+_LEAST_SECONDS = 600
+_SLOWEST = 2 << 20
 
 
 def detach(monitor: Monitor, *, speed: int, patience: float) -> bool:
@@ -51,6 +55,8 @@ def detach(monitor: Monitor, *, speed: int, patience: float) -> bool:
             monitor.execute("job-finalize", {"id": _DETACH})
         elif time.monotonic() > deadline:
             return False
+        if time.monotonic() > deadline + _LAST_STEP:
+            raise MonitorError("its last step does not end")
         time.sleep(0.05)
     raise MonitorError("the job has vanished")
 
@@ -97,7 +103,8 @@ def abandon_snapshot(monitor: Monitor) -> None:
 
 
 def _finish(monitor: Monitor, name: str, progress: Progress | None) -> None:
-    last, moved = -1, time.monotonic()
+    began = moved = time.monotonic()
+    last = -1
     while True:
         job = _job(monitor, name)
         if job is None:
@@ -109,8 +116,11 @@ def _finish(monitor: Monitor, name: str, progress: Progress | None) -> None:
         if job["status"] == "concluded":
             _dismiss(monitor, job)
             return
-        if time.monotonic() - moved > _STALL:
+        now = time.monotonic()
+        if now - moved > _STALL:
             raise MonitorError("no progress any more")
+        if now - began > (limit := _LEAST_SECONDS + job["total-progress"] // _SLOWEST):
+            raise MonitorError(f"it took longer than {limit // 60} minutes")
         time.sleep(0.05)
 
 

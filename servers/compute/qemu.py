@@ -254,5 +254,7 @@ def _deed(folder: ServerFolder, *, patience: float = _QUEUE) -> Iterator[None]:
             yield
     except (MonitorError, MonitorGone) as error:
         raise ComputeError(f"The server's control said: {error}.") from error
-    except (OSError, subprocess.SubprocessError) as error:
+    except subprocess.SubprocessError as error:
+        raise ComputeError("A program of the region did not end in time.") from error
+    except OSError as error:
         raise ComputeError(f"The region's host has failed: {error}.") from error

@@ -40,6 +40,8 @@ def find_reason(settings: QemuSettings) -> str | None:
             process.program(name)
     except ComputeError as error:
         return str(error)
+    except subprocess.TimeoutExpired:
+        return "The region cannot run servers: its QEMU does not answer."
     except (OSError, subprocess.SubprocessError) as error:
         return f"The region cannot run servers: {error}."
     found = re.search(r"version (\d+)\.(\d+)", said)

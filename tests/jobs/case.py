@@ -46,13 +46,16 @@ class WorkersMixin:
         empty_queues()
         super().tearDown()  # type: ignore[misc]
 
-    def start_worker(self, **environment: str) -> subprocess.Popen[bytes]:
+    def start_worker(
+        self, *, options: str = "", **environment: str
+    ) -> subprocess.Popen[bytes]:
+        """`options` are for its connections to the database."""
         worker = subprocess.Popen(
             [sys.executable, "manage.py", "worker", "--grace", "1"],
             cwd=settings.BASE_DIR,
             env={
                 **os.environ,
-                "DATABASE_URL": database_url(),
+                "DATABASE_URL": database_url(options=options),
                 "DATA_DIR": str(settings.DATA_DIR),
                 **environment,
             },
@@ -61,12 +64,14 @@ class WorkersMixin:
         return worker
 
 
-def database_url(name: str = "") -> str:
+def database_url(name: str = "", *, options: str = "") -> str:
     """The database of the tests, or another one of the same server."""
     found = connection.get_connection_params()
     if name:
         found["dbname"] = name
-    words = ("dbname", "user", "password", "host", "port")
+    if options:
+        found["options"] = options
+    words = ("dbname", "user", "password", "host", "port", "options")
     return make_conninfo(**{word: found[word] for word in words if word in found})
 
 

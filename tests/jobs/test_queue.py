@@ -3,6 +3,7 @@ from unittest import mock
 import psycopg
 from django.db import OperationalError, connection
 from django.test import SimpleTestCase, TestCase
+from procrastinate.contrib.django import app as jobs
 from procrastinate.contrib.django.models import ProcrastinateJob
 from procrastinate.exceptions import ConnectorException
 from procrastinate.jobs import Job
@@ -137,6 +138,18 @@ class LaneTests(QueueTestCase):
         order(ACME, "a0")
 
         assert ProcrastinateJob.objects.filter(queue_name=SERVERS).count() == 2
+
+
+class TaskTests(SimpleTestCase):
+    def test_every_job_waits_in_a_queue_that_is_served_and_outlives_its_worker(self):
+        ours = {
+            name: task for name, task in jobs.tasks.items() if "builtin" not in name
+        }
+        assert len(ours) > 15
+        for name, task in ours.items():
+            with self.subTest(name):
+                assert task.queue in SLOTS
+                assert isinstance(task.retry_strategy, Again)
 
 
 class AgainTests(SimpleTestCase):

@@ -12,7 +12,7 @@ from django.test import SimpleTestCase, TransactionTestCase
 from procrastinate.contrib.django import app as jobs
 from procrastinate.contrib.django.models import ProcrastinateJob
 
-from controlpanel.jobs import MAIL
+from controlpanel.jobs import HOUSEKEEPING, MAIL
 from controlpanel.worker import watch_clock
 from sharing.models import ImageReport
 from tests.factories import AccountFactory
@@ -140,6 +140,18 @@ class WorkerTests(WorkersMixin, TransactionTestCase):
 
         self.wait_for_the_mail()
         assert worker.poll() is None
+
+    def test_a_job_that_gets_no_lock_in_time_is_tried_again(self):
+        with psycopg.connect(database_url()) as other:
+            other.execute("LOCK TABLE accounts_session IN ACCESS EXCLUSIVE MODE")
+            jobs.configure_task("accounts.tasks.prune", queue=HOUSEKEEPING).defer(
+                timestamp=0
+            )
+            self.start_worker(options="-c lock_timeout=100ms")
+            prunings = ProcrastinateJob.objects.filter(task_name="accounts.tasks.prune")
+            wait_until(lambda: prunings.get().attempts)
+
+        wait_until(lambda: not prunings.exists())
 
     def is_looking_for_jobs(self):
         return self.ask(
