@@ -142,14 +142,14 @@ class Run:
 
     def _batch(self, times: int) -> None:
         struck: set[str] = set()
-        open_ends: list[tuple[Row, float, Recovered]] = []
+        open_ends: list[tuple[str, float, Recovered]] = []
         self.crowd.go_on()
 
         def look() -> bool:
             for end in list(open_ends):
-                row, since, recovered = end
+                name, since, recovered = end
                 if recovered():
-                    row.seconds.append(time.monotonic() - since)
+                    self.rows[name].seconds.append(time.monotonic() - since)
                     open_ends.remove(end)
             return not open_ends
 
@@ -159,16 +159,16 @@ class Run:
                 look()
                 self.panel.wait(0.1)
             fault, recovered = self._kill_something()
-            row = self.rows.setdefault(fault.name, Row())
-            row.times += 1
-            open_ends.append((row, time.monotonic(), recovered))
+            self.rows.setdefault(fault.name, Row()).times += 1
+            open_ends.append((fault.name, time.monotonic(), recovered))
             struck.add(fault.name)
         say(f"{times} kills: {', '.join(sorted(struck))}")
         begin = time.monotonic()
         self.crowd.pause()
         self.panel.wait(PATIENCE, until=look)
-        for row, *_ in open_ends:
-            row.never += 1
+        for name, *_ in open_ends:
+            say(f"  not recovered: {name}")
+            self.rows[name].never += 1
         self._come_to_rest([self.rows[name] for name in struck], begin, note=False)
 
     def _kill_something(self) -> tuple[Kill, Recovered]:

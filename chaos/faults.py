@@ -233,7 +233,7 @@ def read_only_store(scene: Scene) -> None:
 def clock_jumps(scene: Scene) -> None:
     with scene.panel.own_clock() as set_clock:
         scene.load(4)
-        for offset in ("+2d", "-2h", "+0"):
+        for offset in ("+2d", "+2h", "-2h", "+0"):
             set_clock(offset)
             scene.load(9)
         # It is still noticed what goes wrong after that.
@@ -322,7 +322,7 @@ SINGLES = [
     Single("base file removed by hand", base_removed),
     Single("two workers by mistake", two_workers),
     Single("worker asleep for 45 s", worker_asleep),
-    Single("clock jumps 2 d on, 2 h back", clock_jumps, _own_clock),
+    Single("clock jumps 2 d ahead, 2 h back", clock_jumps, _own_clock),
     Single("full disk", full_disk, _own_disk),
     Single("read-only store", read_only_store, _own_disk),
 ]

@@ -145,7 +145,7 @@ class Ledger:
     def may_be_broken(self, thing: Thing) -> bool:
         """Whether it was harmed since it was last asked to be well, or what it is
         made from was taken away."""
-        asked_at = thing.last("create", "power-on", "reboot")
+        asked_at = thing.last("create", "power-on")
         if max(thing.harmed_at, self.all_harmed_until) >= asked_at:
             return True
         source = thing.source
