@@ -4,6 +4,7 @@ from django.urls.converters import StringConverter
 
 from accounts.api.identity import api as identity
 from servers import health
+from servers.api.compute import api as compute
 
 
 class AccountNumberConverter(StringConverter):
@@ -17,6 +18,7 @@ register_converter(AccountNumberConverter, "account")
 # The services of the API, for clients.
 services = [
     path("identity/", identity.urls),
+    path("compute/", compute.urls),
 ]
 urlpatterns = [
     *services,

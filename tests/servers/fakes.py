@@ -168,6 +168,7 @@ USERS = (
     "rows",
     "withdrawals",
     "health",
+    "api.servers",
 )
 
 

@@ -1,0 +1,90 @@
+"""Compute v2.1: the part of Nova's API that images are used by.
+
+One microversion, 2.1. A server has a port for SSH in place of networks: its address and
+the command stand in `addresses` and in `metadata`.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from ninja import NinjaAPI
+
+from accounts.api.gate import TokenAuth
+from controlpanel.api import faults
+from servers.api import flavors, keypairs, servers
+from servers.api.bodies import address
+
+VERSION = "2.1"
+
+api = NinjaAPI(
+    title="Compute",
+    version=VERSION,
+    description=__doc__,
+    urls_namespace="compute",
+    openapi_url="/openapi.json",
+    docs_url=None,
+    auth=TokenAuth(),
+)
+faults.install(api, "compute")
+
+
+@api.get("/{region}", auth=None, summary="Versions", response=dict[str, Any])
+def versions(request: HttpRequest, region: str) -> HttpResponse:
+    return JsonResponse({"versions": [_version(request, region)]})
+
+
+@api.get("/{region}/v2.1", auth=None, summary="Version 2.1", response=dict[str, Any])
+def version(request: HttpRequest, region: str) -> HttpResponse:
+    return JsonResponse({"version": _version(request, region)})
+
+
+def _version(request: HttpRequest, region: str) -> dict[str, Any]:
+    json = "application/json"
+    return {
+        "id": "v2.1",
+        "status": "CURRENT",
+        "version": VERSION,
+        "min_version": VERSION,
+        "updated": "2013-07-23T11:33:21Z",
+        "links": [{"rel": "self", "href": address(request, region, "")}],
+        "media-types": [
+            {"base": json, "type": "application/vnd.openstack.compute+json;version=2.1"}
+        ],
+    }
+
+
+def speak_one_version(
+    operation: Callable[..., HttpResponseBase],
+) -> Callable[..., HttpResponseBase]:
+    """Say which microversion was spoken, and refuse (406) those that are not."""
+
+    @wraps(operation)
+    def wrapper(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        asked = _asked(request)
+        if asked not in {None, VERSION, "latest"}:
+            raise faults.Fault(
+                406,
+                f"Version {asked[:20]} is not supported by the API. Minimum is "
+                f"{VERSION} and maximum is {VERSION}.",
+            )
+        response = operation(request, *args, **kwargs)
+        response["OpenStack-API-Version"] = f"compute {VERSION}"
+        response["X-OpenStack-Nova-API-Version"] = VERSION
+        response["Vary"] = "X-Auth-Token, OpenStack-API-Version"
+        return response
+
+    return wrapper
+
+
+def _asked(request: HttpRequest) -> str | None:
+    service, _, number = request.headers.get("OpenStack-API-Version", "").partition(" ")
+    if service == "compute":
+        return number.strip()
+    return request.headers.get("X-OpenStack-Nova-API-Version")
+
+
+for each in (servers.router, flavors.router, keypairs.router):
+    each.add_decorator(speak_one_version, mode="view")
+    api.add_router("/{region}/v2.1", each)
