@@ -229,11 +229,10 @@ class Run:
     def _let_a_day_pass(self) -> None:
         """What broken uploads leave is swept a day later: sweep it now."""
         if self.checks.age_leftovers():
-            for task in ("images.tasks.sweep", "servers.snapshots.resume"):
-                self.panel.manage(
-                    *("procrastinate", "defer", "--queue", "images"),
-                    *(task, '{"timestamp": 0}'),
-                )
+            self.panel.manage(
+                *("procrastinate", "defer", "--queue", "housekeeping"),
+                *("servers.reconciling.reconcile_all", '{"timestamp": 0}'),
+            )
             self.panel.wait(3)
 
 

@@ -231,7 +231,11 @@ JOBS = {
 }
 PROCRASTINATE_ON_APP_READY = "controlpanel.worker.prepare"
 # Jobs are found in each app's tasks; these are others.
-PROCRASTINATE_IMPORT_PATHS = ["servers.schedules", "servers.withdrawals"]
+PROCRASTINATE_IMPORT_PATHS = [
+    "servers.reconciling",
+    "servers.schedules",
+    "servers.withdrawals",
+]
 
 LOGGING = {
     "version": 1,

@@ -20,9 +20,7 @@ from controlpanel.jobs import HOUSEKEEPING, IMAGES, ONLY_IF_INTERRUPTED, Again
 from images import reconciling
 from images.models import Blob, Image, ImageConflict
 from images.reconciling import (
-    ORPHANED_AFTER,
     STALE_AFTER,
-    all_findings,
     discard_everywhere,
     images_with_damaged_file,
     images_without_job,
@@ -127,16 +125,6 @@ def resume_stale(timestamp: int) -> None:
     """Take up uploads that no job has moved on for a while."""
     for finding in images_without_job(stale=timezone.now() - STALE_AFTER):
         mend(finding)
-
-
-@jobs.periodic(cron="17 * * * *")
-@jobs.task(queue=HOUSEKEEPING, queueing_lock="images-sweep", retry=ONLY_IF_INTERRUPTED)
-def sweep(timestamp: int) -> None:
-    """Bring rows and files together again; what is young is left alone."""
-    now = timezone.now()
-    for finding in all_findings(before=now - ORPHANED_AFTER, stale=now - STALE_AFTER):
-        if not finding.needs_consent:
-            mend(finding)
 
 
 @jobs.periodic(cron="40 3 * * *")

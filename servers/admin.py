@@ -2,6 +2,7 @@ from collections.abc import Callable
 
 from django.contrib import admin
 from django.http import HttpRequest
+from django.utils.html import format_html_join
 
 from controlpanel.admin import ReadOnly
 from controlpanel.figures import size_text
@@ -9,6 +10,7 @@ from servers.compute.base import Capacity, ComputeError
 from servers.models import (
     Flavor,
     ImageSchedule,
+    Reconciliation,
     RegionCapacity,
     Server,
     ServerEvent,
@@ -66,6 +68,32 @@ class RegionCapacityAdmin(ReadOnly):
             return text(Server.objects.room_in(region))
         except ComputeError:
             return "-"
+
+
+@admin.register(Reconciliation)
+class ReconciliationAdmin(ReadOnly):
+    """What the hourly comparison of rows, files and processes has found."""
+
+    list_display = ["started_at", "ended_at", "found", "left"]
+    ordering = ["-pk"]
+    fields = ["started_at", "ended_at", "found", "left", "what"]
+    readonly_fields = ["what"]
+
+    @admin.display(description="What was found")
+    def what(self, reconciliation: Reconciliation) -> str:
+        return format_html_join(
+            "",
+            "<p><b>{}</b>: {} <span>{}</span><br>{}</p>",
+            (
+                (
+                    "left" if each["left"] else "mended",
+                    each["kind"],
+                    each["subject"],
+                    each["sentence"],
+                )
+                for each in reconciliation.findings
+            ),
+        )
 
 
 @admin.register(ServerEvent)

@@ -13,7 +13,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from datetime import timedelta
+from collections.abc import Iterator
+from datetime import datetime
 from functools import partial
 from uuid import UUID
 
@@ -24,8 +25,15 @@ from procrastinate.contrib.django import app as jobs
 
 from accounts.models import Quota, QuotaReached, Region
 from controlpanel.jobs import HOUSEKEEPING, IMAGES, ONLY_IF_INTERRUPTED, defer_for
-from images.models import Image, ImageConflict
-from images.reconciling import ORPHANED_AFTER, discard_everywhere
+from images.models import Image, ImageConflict, ImageQuerySet
+from images.reconciling import (
+    ORPHANED_AFTER,
+    STALE_AFTER,
+    Finding,
+    discard_everywhere,
+    has_job,
+    mend,
+)
 from images.stores import (
     ImageStore,
     StoreFull,
@@ -44,7 +52,6 @@ log = logging.getLogger("panel.servers")
 # seconds) a row is written to say so.
 _WRITTEN = 70
 _TELL_EVERY = 1.0
-_STALE_AFTER = timedelta(minutes=10)
 _SERVER_GONE = "The server was deleted before its disk had been read."
 _IMAGE_GONE = "The image was deleted while it was being made."
 _LOST = "The work on it was interrupted. Create the image again."
@@ -149,19 +156,44 @@ def _make_room(image: Image) -> None:
 )
 def resume(timestamp: int) -> None:
     """Take up images that no job has moved on for a while, and files nobody awaits."""
-    saving = Image.objects.filter(
-        origin=Image.Origin.SERVER, status=Image.Status.SAVING
-    )
-    for image in saving.filter(updated_at__lt=timezone.now() - _STALE_AFTER):
-        if handover.is_there(image.pk):
-            defer_save(image)
+    now = timezone.now()
+    for finding in images_without_job(stale=now - STALE_AFTER):
+        mend(finding)
+    for finding in disks_nobody_awaits(before=now - ORPHANED_AFTER):
+        mend(finding)
+
+
+def images_without_job(*, stale: datetime) -> Iterator[Finding]:
+    """Images of servers that no job has moved on for a while."""
+    for image in _saving().filter(updated_at__lt=stale):
+        is_written = handover.is_there(image.pk)
+        if is_written and has_job(image_id=image.pk):
+            continue
         # Else the server's own job comes again, as all of its jobs do.
-        elif not _imaged(image).exists():
-            _fail(image, _LOST)
-    old = timezone.now() - ORPHANED_AFTER
+        if is_written or not _imaged(image).exists():
+            yield Finding(
+                kind="image without a job",
+                subject=str(image.pk),
+                sentence=f"{image} is being made, but no job does it.",
+                mend=partial(defer_save, image)
+                if is_written
+                else partial(_fail, image, _LOST),
+            )
+
+
+def disks_nobody_awaits(*, before: datetime) -> Iterator[Finding]:
     for image_id, changed_at in handover.waiting():
-        if changed_at < old and not saving.filter(pk=image_id).exists():
-            handover.discard(image_id)
+        if changed_at < before and not _saving().filter(pk=image_id).exists():
+            yield Finding(
+                kind="disk nobody awaits",
+                subject=str(image_id),
+                sentence="A server's disk, written for an image that is not made.",
+                mend=partial(handover.discard, image_id),
+            )
+
+
+def _saving() -> ImageQuerySet:
+    return Image.objects.filter(origin=Image.Origin.SERVER, status=Image.Status.SAVING)
 
 
 def _imaged(image: Image) -> ServerQuerySet:

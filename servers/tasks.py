@@ -9,8 +9,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +22,8 @@ from django.utils import timezone
 from procrastinate.contrib.django import app as jobs
 
 from controlpanel.jobs import ONLY_IF_INTERRUPTED, SERVERS, WATCH, Again
-from images.stores import StoreError, store_for
+from images.reconciling import Finding, has_job, mend
+from images.stores import BlobGone, StoreError, store_for
 from servers import snapshots
 from servers.compute.backends import compute_for
 from servers.compute.base import (
@@ -45,7 +49,7 @@ from servers.models import (
 log = logging.getLogger("panel.servers")
 
 _AGAIN = Again(ServerBusy, waits=[5] * 10)
-_STUCK_AFTER = timedelta(minutes=2)
+STUCK_AFTER = timedelta(minutes=2)
 _ENDED = {
     PowerOff.ALREADY_OFF: "",
     PowerOff.IN_ORDER: "",
@@ -54,6 +58,14 @@ _ENDED = {
 }
 _PROMPT = re.compile(r"login: *$", re.MULTILINE)
 _LOST = "The region does not know this server any more."
+_IMAGE_GONE = (
+    "The file of the image that this server was made from is missing, so it cannot be "
+    "started. The operator of the region can restore it."
+)
+_IMAGE_GONE_WHILE_IT_RUNS = (
+    "It runs on, but the file of the image that it was made from is missing: once it "
+    "is shut off, it cannot be started. Copy what matters, and tell the operator."
+)
 
 
 @jobs.task(queue=SERVERS, retry=_AGAIN)
@@ -186,27 +198,77 @@ def reconcile(timestamp: int) -> None:
             pass  # with what comes first; it is looked at again in a moment
         except ComputeError as error:
             log.warning("server %s cannot be observed: %s", server.pk, error)
-    # A job that failed by a fault of ours, or was lost, is given another try.
-    before = timezone.now() - _STUCK_AFTER
-    for server in _known().exclude(task="").filter(changed_at__lt=before):
-        server.defer(JOBS[Server.Task(server.task)])
+    for finding in servers_without_job(stale=timezone.now() - STUCK_AFTER):
+        mend(finding)
 
 
 def _reconcile(server: Server) -> None:
     compute = compute_for(server.region.backend)
+    found = look(compute, server)
+    if settle := difference(server, found):
+        settle()
+    elif found.power_state is PowerState.RUNNING:
+        _look_closer(compute, server, found)
+
+
+def servers_that_differ() -> Iterator[Finding]:
+    """Servers of which the region finds another state than their rows say."""
+    for server in _known().settled().iterator(chunk_size=500):
+        try:
+            found = look(compute_for(server.region.backend), server)
+        except ComputeError:
+            continue  # nothing can be said of it just now
+        if settle := difference(server, found):
+            state = found.power_state.name.lower()
+            yield Finding(
+                kind="server in another state",
+                subject=str(server.pk),
+                sentence=f"{server}: {server.status}, found {state}. {found.reason}",
+                mend=settle,
+            )
+
+
+def servers_without_job(*, stale: datetime) -> Iterator[Finding]:
+    """Deeds of which the job failed by a fault of ours, or was lost."""
+    for server in _known().exclude(task="").filter(changed_at__lt=stale):
+        if not has_job(server_id=server.pk):
+            job = JOBS[Server.Task(server.task)]
+            yield Finding(
+                kind="server without a job",
+                subject=str(server.pk),
+                sentence=f"{server}: {server.state}, but no job does it.",
+                mend=partial(server.defer, job),
+            )
+
+
+def look(compute: Compute, server: Server) -> Observed:
+    """How the server is; one whose image's file is missing cannot be started."""
     found = compute.observe(server.pk)
-    was_active = server.is_active
+    if found.is_detached or server.blob is None:
+        return found
+    try:
+        store_for(server.region.backend).path(server.blob.digest)
+    except BlobGone:
+        if found.power_state is PowerState.RUNNING:
+            return replace(found, reason=found.reason or _IMAGE_GONE_WHILE_IT_RUNS)
+        if found.power_state is PowerState.SHUTDOWN:
+            crashed = PowerState.CRASHED
+            return replace(found, power_state=crashed, reason=_IMAGE_GONE)
+    return found
+
+
+def difference(server: Server, found: Observed) -> Callable[[], object] | None:
+    """What settles a server that is not as its row says; None if it is as it says."""
     match found.power_state:
-        case PowerState.RUNNING if not was_active:
-            _settle_started(server, found)
-        case PowerState.RUNNING:
-            _look_closer(compute, server, found)
-        case PowerState.SHUTDOWN if was_active:
-            _settle_stopped(server, found.reason)
+        case PowerState.RUNNING if not server.is_active:
+            return partial(_settle_started, server, found)
+        case PowerState.SHUTDOWN if server.is_active:
+            return partial(_settle_stopped, server, found.reason)
         case PowerState.CRASHED | PowerState.PAUSED if not server.is_broken:
-            _fail(server, found.reason or "It has crashed.")
+            return partial(_fail, server, found.reason or "It has crashed.")
         case PowerState.NOSTATE if not server.is_broken:
-            _fail(server, found.reason or _LOST)
+            return partial(_fail, server, found.reason or _LOST)
+    return None
 
 
 def _look_closer(compute: Compute, server: Server, found: Observed) -> None:

@@ -38,6 +38,11 @@ _REASONS = {
     "internal-error": "The emulated machine has failed.",
     "guest-panicked": "The server's kernel has panicked.",
 }
+_DISK_GONE = "The server's disk is missing, so it cannot be started."
+_DISK_GONE_WHILE_IT_RUNS = (
+    "It runs on, but its disk file is missing: all of it is lost once the server is "
+    "shut off. Copy what matters, and tell the operator of the region."
+)
 _FROM_INSIDE = "Shut down from inside the server."
 _BY_RESTART = "Shut off by a restart of the region."
 _MUTE = "The server runs, but its control does not answer."
@@ -68,6 +73,8 @@ def look(settings: QemuSettings, folder: ServerFolder) -> Observed:
     """Find out how the server is, and end what the server itself has ended."""
     console.trim(folder.console)
     console.trim(folder.log)
+    if folder.state().wanted in {Wanted.ON, Wanted.REBOOT}:
+        adopt(folder)
     if not is_running(folder):
         end(folder)
         folder.snapshot.unlink(missing_ok=True)
@@ -82,7 +89,10 @@ def look(settings: QemuSettings, folder: ServerFolder) -> Observed:
     if status == "shutdown":
         return _look_after_shutdown(settings, folder)
     power = _POWER.get(status, PowerState.PAUSED)
-    return observed(settings, folder, power, _REASONS.get(status, ""))
+    reason = _REASONS.get(status, "")
+    if not reason and not folder.disk.exists():
+        reason = _DISK_GONE_WHILE_IT_RUNS
+    return observed(settings, folder, power, reason)
 
 
 def glance(settings: QemuSettings, folder: ServerFolder) -> Observed:
@@ -95,8 +105,16 @@ def glance(settings: QemuSettings, folder: ServerFolder) -> Observed:
     raise ServerBusy("Something else is being done with this server.")
 
 
+def adopt(folder: ServerFolder) -> None:
+    """Take up a process that runs on the folder although its note has been lost."""
+    if process.find(folder.pid, folder.id) is None:
+        for pid in process.running_in(folder.root).get(folder.id, []):
+            folder.write(folder.pid, b"%d\n" % pid)
+
+
 def turn_on(settings: QemuSettings, folder: ServerFolder, spec: ServerSpec) -> None:
     """Start the server, or let the one that is there go on."""
+    adopt(folder)
     if is_running(folder):
         try:
             _go_on(folder)
@@ -129,6 +147,7 @@ def press_power_button(folder: ServerFolder, patience: float) -> bool:
 
 
 def power_off(folder: ServerFolder, patience: float) -> PowerOff:
+    adopt(folder)
     folder.save(replace(folder.state(), wanted=Wanted.OFF, reason=""))
     in_order = is_running(folder) and press_power_button(folder, patience)
     how = end(folder)
@@ -236,6 +255,12 @@ def _look_back(folder: ServerFolder) -> tuple[PowerState, str]:
     state: State = folder.state()
     if state.wanted is Wanted.NEW:
         return PowerState.NOSTATE, state.reason
+    try:
+        read_header(folder.disk)
+    except FileNotFoundError:
+        return PowerState.NOSTATE, _DISK_GONE
+    except ComputeError as error:
+        return PowerState.NOSTATE, str(error)
     if state.wanted is Wanted.OFF:
         return PowerState.SHUTDOWN, state.reason
     if state.host != process.host_start():

@@ -49,6 +49,41 @@ def find(pid_file: Path, server_id: UUID) -> Found | None:
     return Found(pid, is_idle=after_machine[0] == b"none")
 
 
+def running_in(root: Path) -> dict[UUID, list[int]]:
+    """Every QEMU that has a file of a server below the folder open, by the server's
+    id; also one whose note is lost, and whose folder is gone. Not those of others.
+    """
+    found: dict[UUID, list[int]] = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            arguments = (place / "cmdline").read_bytes().split(b"\0")
+            if b"-machine" not in arguments or b"-uuid" not in arguments:
+                continue
+            server_id = arguments[arguments.index(b"-uuid") + 1].decode()
+            files = [str(file.readlink()) for file in (place / "fd").iterdir()]
+            # While it is deleted, the folder has another ending.
+            begin = f"{root.resolve()}/{server_id}"
+            if any(file.startswith(begin) for file in files):
+                found.setdefault(UUID(server_id), []).append(int(place.name))
+        except (OSError, ValueError, IndexError):
+            continue  # ended meanwhile, or another user's
+    return found
+
+
+def kill_strays(root: Path, server_id: UUID) -> None:
+    """End what runs on the files of a server that has no note of it."""
+    for pid in running_in(root).get(server_id, []):
+        with contextlib.suppress(ProcessLookupError):
+            handle = os.pidfd_open(pid)
+            try:
+                # From here on the handle means this very process.
+                if pid in running_in(root).get(server_id, []):
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
+            finally:
+                os.close(handle)
+        wait(Found(pid, is_idle=False), 10)
+
+
 def _arguments(pid: int) -> list[bytes]:
     """None of a zombie, and none of a process that is just ending. The latter still
     holds its files and its port, so what comes next waits for its end."""

@@ -61,7 +61,9 @@ class QemuCompute:
         return region.capacity(self._settings)
 
     def server_ids(self) -> set[UUID]:
-        return {folder.id for folder in all_folders(self._settings.folder)}
+        root = self._settings.folder
+        folders = {folder.id for folder in all_folders(root)}
+        return folders | process.running_in(root).keys()
 
     def spawn(self, spec: ServerSpec) -> Observed:
         self._check_available()
@@ -141,6 +143,7 @@ class QemuCompute:
             life.end(folder)
             folder.delete()
         # What an earlier call that was cut short has left.
+        process.kill_strays(folder.root, folder.id)
         folder.delete()
 
     def detach(self, spec: ServerSpec, *, patience: float = 10) -> bool:

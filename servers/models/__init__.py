@@ -5,6 +5,7 @@ from servers.models.capacity import RegionCapacity
 from servers.models.event import ServerEvent, What
 from servers.models.flavor import GIB, Flavor
 from servers.models.key import MOST_KEYS, SSHKey
+from servers.models.reconciliation import Reconciliation
 from servers.models.schedule import MOST_KEPT, WEEKDAYS, ImageSchedule
 from servers.models.server import (
     JOBS,
@@ -25,6 +26,7 @@ __all__ = [
     "Flavor",
     "ImageSchedule",
     "NotBootable",
+    "Reconciliation",
     "RegionCapacity",
     "SSHKey",
     "Server",

@@ -66,6 +66,11 @@ def waiting(task: str = "") -> list[ProcrastinateJob]:
     return [job for job in jobs_there if job.task_name.endswith(task)]
 
 
+def lose_jobs() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM procrastinate_jobs")
+
+
 def work(*, attempts: int = 0) -> None:
     """Run the jobs that wait, and those they call for, as the worker would."""
     while found := waiting():

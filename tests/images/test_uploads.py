@@ -14,6 +14,7 @@ from images import tasks
 from images.models import Blob, Image
 from images.reconciling import STALE_AFTER
 from images.stores import StoreError, StoreFull
+from servers.reconciling import reconcile_all
 from tests.factories import UserFactory
 from tests.images.case import HTMX, ImageTestCase, StoreMixin, waiting, work
 from tests.images.stores import corpus
@@ -396,25 +397,25 @@ class JobTests(UploadTestCase):
         self.web.refresh_from_db()
         assert self.web.status == "error"
 
-    def test_the_sweep_takes_only_what_is_old_and_nobody_s(self):
+    def test_the_hourly_look_takes_only_what_is_old_and_nobody_s(self):
         orphan = corpus.raw_mbr(self.folder / "orphan")
         with self.store.receive(self.image.pk, limit=1 << 30) as receiver:
             receiver.write(orphan.read_bytes())
             receiver.finish()
-        tasks.sweep(0)
+        reconcile_all(0)
         assert len(self.files()) == 2
 
-        with mock.patch("images.tasks.ORPHANED_AFTER", -STALE_AFTER):
-            tasks.sweep(0)
+        with mock.patch("servers.reconciling.ORPHANED_AFTER", -STALE_AFTER):
+            reconcile_all(0)
         assert self.files() == [f"uploads/{self.web.pk}.data"]
 
-    def test_the_sweep_removes_a_blob_without_a_row(self):
+    def test_the_hourly_look_removes_a_blob_without_a_row(self):
         work()
         Image.objects.filter(pk=self.web.pk).update(
             status="error", blob=None, updated_at=self.web.updated_at
         )
-        with mock.patch("images.tasks.ORPHANED_AFTER", -STALE_AFTER):
-            tasks.sweep(0)
+        with mock.patch("servers.reconciling.ORPHANED_AFTER", -STALE_AFTER):
+            reconcile_all(0)
             work()
 
         assert self.files() == []

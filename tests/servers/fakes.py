@@ -7,6 +7,7 @@ from pathlib import Path
 from unittest import mock
 from uuid import UUID
 
+from images.stores import BlobGone
 from servers.compute.base import (
     Capacity,
     ComputeError,
@@ -148,6 +149,7 @@ class FakeCompute:
 
 class FakeStore:
     full = False
+    empty = False
 
     def unavailable_reason(self) -> str:
         return ""
@@ -156,6 +158,8 @@ class FakeStore:
         return 0 if self.full else 1 << 40
 
     def path(self, digest: str) -> Path:
+        if self.empty:
+            raise BlobGone("The image file is gone.", digest)
         return Path("/images") / digest
 
 
@@ -163,6 +167,7 @@ USERS = (
     "models.server",
     "snapshots",
     "tasks",
+    "reconciling",
     "views",
     "order_views",
     "rows",

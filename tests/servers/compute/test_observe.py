@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 
+from servers.compute import process
 from servers.compute.base import (
     ComputeError,
     ImageFile,
@@ -16,6 +18,8 @@ from servers.compute.base import (
     ServerBusy,
 )
 from servers.compute.folder import Wanted
+from servers.compute.launch import QemuSettings
+from servers.compute.qemu import QemuCompute
 from servers.compute.qmp import Monitor
 from tests.servers.compute import guest
 from tests.servers.compute.region import (
@@ -106,6 +110,81 @@ class ObserveTests(ServerTestCase):
 
         self.wait_for_console(spec)
         assert self.compute.power_off(spec.id) is PowerOff.IN_ORDER
+
+    def test_a_pid_that_another_process_has_now_is_not_the_server(self):
+        spec = self.spawn()
+        self.kill(spec)
+        # Another server's QEMU has the number now; then something quite different.
+        other = self.spawn()
+        bystander = subprocess.Popen(["/bin/sleep", "60"])
+        self.addCleanup(bystander.wait)
+        self.addCleanup(bystander.kill)
+        for pid in (self.pid(other), bystander.pid):
+            with self.subTest(pid=pid):
+                self.server_folder(spec).pid.write_text(f"{pid}\n")
+
+                assert self.compute.observe(spec.id).power_state is PowerState.CRASHED
+                assert self.compute.power_off(spec.id) is PowerOff.ALREADY_OFF
+                folder = self.server_folder(spec)
+                folder.save(replace(folder.state(), wanted=Wanted.ON))
+        assert bystander.poll() is None
+        assert self.compute.observe(other.id).power_state is PowerState.RUNNING
+
+    def test_a_server_whose_note_is_lost_is_adopted_and_not_started_twice(self):
+        spec = self.spawn()
+        pid = self.pid(spec)
+        for verb in (self.compute.observe, lambda _: self.compute.power_on(spec)):
+            self.server_folder(spec).pid.unlink()
+
+            assert verb(spec.id).power_state is PowerState.RUNNING
+            assert self.pid(spec) == pid
+        self.server_folder(spec).pid.unlink()
+        self.compute.power_off(spec.id)
+        assert self.compute.observe(spec.id).power_state is PowerState.SHUTDOWN
+        assert process.running_in(self.settings.folder) == {}
+
+    def test_a_process_whose_folder_is_gone_is_found_and_ended(self):
+        spec = self.spawn()
+        other = self.spawn()
+        shutil.rmtree(self.server_folder(spec).path)
+
+        assert self.compute.server_ids() == {spec.id, other.id}
+        self.compute.destroy(spec.id)
+        assert self.compute.server_ids() == {other.id}
+        assert process.running_in(self.settings.folder).keys() == {other.id}
+
+    def test_processes_of_another_region_are_not_its_own(self):
+        spec = self.spawn()
+        elsewhere = QemuCompute(QemuSettings(folder=self.folder / "elsewhere"))
+
+        assert elsewhere.server_ids() == set()
+        elsewhere.destroy(spec.id)
+        assert self.compute.observe(spec.id).power_state is PowerState.RUNNING
+
+    def test_a_disk_removed_by_hand_is_told_while_the_server_runs_and_after(self):
+        spec = self.spawn()
+        disk = self.server_folder(spec).disk
+        kept = disk.with_name("kept")
+        disk.rename(kept)
+
+        seen = self.compute.observe(spec.id)
+        assert seen.power_state is PowerState.RUNNING
+        assert "its disk file is missing" in seen.reason
+        self.compute.power_off(spec.id)
+        seen = self.compute.observe(spec.id)
+        assert seen.power_state is PowerState.NOSTATE
+        assert seen.reason == "The server's disk is missing, so it cannot be started."
+        kept.rename(disk)
+        assert self.compute.observe(spec.id).power_state is PowerState.SHUTDOWN
+
+    def test_a_damaged_disk_of_a_server_that_is_off_is_told(self):
+        spec = self.spawn()
+        self.compute.power_off(spec.id)
+        self.server_folder(spec).disk.write_bytes(b"rubbish")
+
+        seen = self.compute.observe(spec.id)
+        assert seen.power_state is PowerState.NOSTATE
+        assert seen.reason == "The disk file is damaged."
 
     def test_a_server_in_somebodys_hands_is_still_seen(self):
         spec = self.spawn()
