@@ -154,7 +154,7 @@ class Run:
             return not open_ends
 
         for _ in range(times):
-            pause = time.monotonic() + self.dice.uniform(0.3, 3)
+            pause = time.monotonic() + self.dice.uniform(0.2, 2)
             while time.monotonic() < pause:
                 look()
                 self.panel.wait(0.1)

@@ -101,6 +101,7 @@ class Panel(demo.Demo):
             usual
             | {
                 "LD_PRELOAD": libfaketime(),
+                "PYTHONPATH": str(Path(__file__).with_name("clock")),
                 "FAKETIME_TIMESTAMP_FILE": str(self.clock),
                 "FAKETIME_CACHE_DURATION": "1",
                 "FAKETIME_DONT_FAKE_MONOTONIC": "1",

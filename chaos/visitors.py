@@ -133,10 +133,11 @@ class Visitor:
     # Servers
 
     def base_image(self) -> UUID:
-        page = self.browser.get(
-            f"{self.home}/servers/create/?region={self.account.region}"
-        )
-        return UUID(page.find(rf'name="image"[^>]*value="{_ID}"'))
+        path = f"{self.home}/servers/create/?region={self.account.region}"
+        found = self.browser.get(path).find(rf'name="image"[^>]*value="{_ID}"')
+        if not found:
+            raise Cut(f"{path} offers no image")
+        return UUID(found)
 
     def order(self, image: Thing | None) -> Thing:
         """A server from this image, or from a base image."""
