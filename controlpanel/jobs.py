@@ -24,8 +24,10 @@ from controlpanel.leases import Leased
 SERVERS = "servers"
 IMAGES = "images"
 MAIL = "mail"
-# What the panel does by itself, and what may take its time.
+# What the panel does by itself: what takes seconds, and what may take hours, of which
+# each kind has a lock of its own.
 HOUSEKEEPING = "housekeeping"
+LONG = "long"
 # The look at all servers every few seconds, which nothing may hold up.
 WATCH = "watch"
 
@@ -34,8 +36,8 @@ SLOTS: dict[str, int] = {
     SERVERS: settings.JOBS["server_slots"],
     IMAGES: settings.JOBS["image_slots"],
     MAIL: 1,
-    # Two may be busy for hours, with the check of all files and with detaching disks.
-    HOUSEKEEPING: 3,
+    HOUSEKEEPING: 2,
+    LONG: 2,
     WATCH: 1,
 }
 

@@ -16,7 +16,7 @@ from django.utils import timezone
 from procrastinate import JobContext
 from procrastinate.contrib.django import app as jobs
 
-from controlpanel.jobs import HOUSEKEEPING, IMAGES, ONLY_IF_INTERRUPTED, Again
+from controlpanel.jobs import HOUSEKEEPING, IMAGES, LONG, ONLY_IF_INTERRUPTED, Again
 from images import reconciling
 from images.models import Blob, Image, ImageConflict
 from images.reconciling import (
@@ -129,7 +129,7 @@ def resume_stale(timestamp: int) -> None:
 
 @jobs.periodic(cron="40 3 * * *")
 @jobs.task(
-    queue=HOUSEKEEPING,
+    queue=LONG,
     lock="images-verify",
     queueing_lock="images-verify",
     retry=ONLY_IF_INTERRUPTED,

@@ -84,11 +84,14 @@ def hand_over(server: Server, image: Image) -> None:
 
 @transaction.atomic
 def give_up(server: Server, image: Image | None, reason: str) -> None:
-    """No image comes of it, and the server goes on."""
-    if image:
+    """No image comes of it, and the server goes on. Nothing is changed when another
+    run of this job has handed the disk over, or the server is about to be deleted.
+    """
+    if image:  # locked before the server, as everywhere
+        Image.objects.select_for_update(no_key=True).filter(pk=image.pk).first()
+    if server.settle(None, task="") and image:
         log.warning("server %s, image %s: %s", server.pk, image.pk, reason)
         _fail(image, reason)
-    server.settle(None, task="")
 
 
 def end_for(server: Server) -> None:

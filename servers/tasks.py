@@ -74,20 +74,16 @@ def build(server_id: str) -> None:
     if server is None:
         return
     try:
-        compute = compute_for(server.region.backend)
-        found = compute.observe(server.pk)
-        # Found running: an earlier run of this job was cut short right after it.
-        if found.power_state is not PowerState.RUNNING:
-            found = _spawn(compute, server)
+        # Also when an earlier run of this job was cut short after it: the image may
+        # have been withdrawn in the meantime.
+        found = _spawn(compute_for(server.region.backend), server)
     except ServerBusy:
         raise
     except (ComputeError, StoreError, NotBootable) as error:
         log.warning("server %s was not built: %s", server.pk, error)
-        with contextlib.suppress(ComputeError):
-            compute_for(server.region.backend).destroy(server.pk)
-        _fail(server, str(error))
-        return
-    _settle_started(server, found, launched_at=timezone.now())
+        _clear_away(server, str(error))
+    else:
+        _settle_started(server, found, launched_at=timezone.now())
 
 
 @jobs.task(queue=SERVERS, retry=_AGAIN)
@@ -330,6 +326,17 @@ def _spawn(compute: Compute, server: Server) -> Observed:
             raise NotBootable("The image has been deleted.")
         lock_bootable(server.image_id, server.account)
         return compute.spawn(spec_of(server))
+
+
+@transaction.atomic
+def _clear_away(server: Server, reason: str) -> None:
+    """Nothing is left of a build that failed, unless another run of it has succeeded
+    or the server is being deleted: that is settled before, or waits for this."""
+    spawning = Server.objects.filter(pk=server.pk, task=Server.Task.SPAWNING)
+    if spawning.select_for_update(no_key=True).first():
+        with contextlib.suppress(ComputeError):
+            compute_for(server.region.backend).destroy(server.pk)
+        _fail(server, reason)
 
 
 def spec_of(server: Server) -> ServerSpec:

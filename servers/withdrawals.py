@@ -20,7 +20,7 @@ from django.utils import timezone
 from procrastinate.contrib.django import app as jobs
 from procrastinate.exceptions import AlreadyEnqueued
 
-from controlpanel.jobs import HOUSEKEEPING, ONLY_IF_INTERRUPTED
+from controlpanel.jobs import HOUSEKEEPING, LONG, ONLY_IF_INTERRUPTED
 from images.stores import StoreError
 from servers.compute.backends import compute_for
 from servers.compute.base import ComputeError, ServerBusy
@@ -51,12 +51,7 @@ def look(timestamp: int) -> None:
         _defer_detach()
 
 
-@jobs.task(
-    queue=HOUSEKEEPING,
-    lock="detach",
-    queueing_lock="detach",
-    retry=ONLY_IF_INTERRUPTED,
-)
+@jobs.task(queue=LONG, lock="detach", queueing_lock="detach", retry=ONLY_IF_INTERRUPTED)
 def detach() -> None:
     """Detach all disks that have to be, one at a time for the host's disks' sake."""
     tried: set[UUID] = set()

@@ -217,7 +217,8 @@ class LocalStore:
             raise too_large(self.max_upload_bytes)
         sync_file(path)
         data = self._upload(upload_id, "data")
-        with telling_no_room():
+        # Another worker may do the same.
+        with telling_no_room(), suppress(FileExistsError):
             data.hardlink_to(path)
             sync_folder(data.parent)
 

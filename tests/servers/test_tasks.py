@@ -58,6 +58,42 @@ class BuildTests(TaskTestCase):
         self.compute.power[server.pk] = PowerState.RUNNING
 
         assert self.run_job(tasks.build, server) == ("ACTIVE", "")
+        assert self.events(server) == [What.CREATE, What.STARTED]
+
+    def test_what_was_started_just_before_its_image_was_withdrawn_is_ended(self):
+        share = ImageShareFactory.create(
+            image=self.image, consumer=self.beta, accepted=True
+        )
+        server = ServerFactory.create(account=self.beta, image=self.image)
+        self.compute.power[server.pk] = PowerState.RUNNING
+        share.revoke(by=self.alice)
+
+        assert self.run_job(tasks.build, server) == ("ERROR", "")
+        assert self.compute.deeds == ["destroy"]
+
+    def test_a_build_that_fails_late_leaves_alone_what_another_run_has_built(self):
+        server = ServerFactory.create(account=self.beta)
+        spawn = tasks._spawn
+
+        def hang_and_fail(compute, server):
+            with mock.patch.object(tasks, "_spawn", spawn):
+                tasks.build(server_id=str(server.pk))
+            raise ComputeError("It did not start in time.")
+
+        with mock.patch.object(tasks, "_spawn", hang_and_fail):
+            assert self.run_job(tasks.build, server) == ("ACTIVE", "")
+        assert self.compute.deeds == ["spawn"]
+        assert self.events(server) == [What.CREATE, What.STARTED]
+
+    def test_a_build_that_fails_leaves_a_server_that_is_being_deleted_to_that(self):
+        server = ServerFactory.create(account=self.beta)
+
+        def fail(compute, server):
+            Server.objects.get(pk=server.pk).delete_later(by=self.bob)
+            raise ComputeError("It did not start in time.")
+
+        with mock.patch.object(tasks, "_spawn", fail):
+            assert self.run_job(tasks.build, server) == ("BUILD", "deleting")
         assert self.compute.deeds == []
 
     def test_a_share_withdrawn_since_the_order_stops_the_build(self):
