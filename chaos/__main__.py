@@ -206,6 +206,10 @@ class Run:
         rested = self.panel.wait(PATIENCE, until=is_well)
         seconds = time.monotonic() - since
         found += self.checks.damaged_blobs()
+        found += [
+            Finding(Kind.ORPHANED, f"manage.py reconcile: {sentence}")
+            for sentence in self.panel.differences()
+        ]
         for visitor in self.visitors:
             found += [
                 Finding(Kind.LOST, f"page: {problem}")
@@ -229,10 +233,7 @@ class Run:
     def _let_a_day_pass(self) -> None:
         """What broken uploads leave is swept a day later: sweep it now."""
         if self.checks.age_leftovers():
-            self.panel.manage(
-                *("procrastinate", "defer", "--queue", "housekeeping"),
-                *("servers.reconciling.reconcile_all", '{"timestamp": 0}'),
-            )
+            self.panel.sweep()
             self.panel.wait(3)
 
 

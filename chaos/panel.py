@@ -4,10 +4,12 @@ Whatever dies is started again a second later, as systemd would. Only the main t
 starts programs: the kernel ends them with the thread that did (see tools.children).
 """
 
+import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -126,8 +128,25 @@ class Panel(demo.Demo):
             program.end(demo.SECONDS_TO_STOP)
             program.start()
 
-    def manage(self, *command: str) -> str:
-        return self._manage(*command)
+    def sweep(self) -> None:
+        """Have the worker do what it does every hour."""
+        task = "servers.reconciling.reconcile_all"
+        queue = ("--queue", "housekeeping", "--lock", "reconcile-all")
+        self._manage("procrastinate", "defer", *queue, task, '{"timestamp": 0}')
+
+    def differences(self) -> list[str]:
+        """What the panel itself finds, looking at all files however young."""
+        done = subprocess.run(
+            [sys.executable, "manage.py", "reconcile", "--older-than", "0", "--json"],
+            cwd=demo.ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode not in (0, 1) or not done.stdout:
+            return [f"it fails: {done.stderr[-300:]}"]
+        return [each["sentence"] for each in json.loads(done.stdout)]
 
     def _settings(self) -> dict[str, str]:
         more = {

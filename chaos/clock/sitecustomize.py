@@ -4,11 +4,12 @@ and libfaketime calls it an error when that has passed already.
 
 import errno
 import time
+from typing import SupportsIndex
 
 _sleep = time.sleep
 
 
-def sleep(seconds: float) -> None:
+def sleep(seconds: float | SupportsIndex, /) -> None:
     try:
         _sleep(seconds)
     except OSError as error:
