@@ -10,7 +10,8 @@ from django.test import TransactionTestCase
 
 from accounts.permissions import Role
 from images.models import Image
-from images.stores import StoreFull
+from images.stores import StoreError, StoreFull
+from images.tasks import MOST_ATTEMPTS
 from servers import schedules, snapshots, tasks
 from servers.models import ImageSchedule, Server, ServerConflict, ServerEvent, What
 from sharing.models import ImageShare
@@ -184,6 +185,14 @@ class RunTests(ScheduleTestCase):
         assert len(self.made()) == 1
         assert self.notes(What.SCHEDULE_SKIPPED) == []
 
+    def test_a_broken_server_that_is_being_started_is_waited_for(self):
+        schedule = self.schedule()
+        Server.objects.update(status="ERROR", task="powering-on")
+        schedules.make_due(schedule.next_at)
+
+        schedule.refresh_from_db()
+        assert schedule.ran_at is None
+
     def test_it_waits_for_an_image_that_somebody_makes(self):
         schedule = self.schedule()
         self.create_image()
@@ -355,6 +364,17 @@ class RetentionTests(ScheduleTestCase):
         self.run_days(2)
 
         assert self.days() == [26]
+
+    def test_none_goes_for_one_that_the_store_did_not_take(self):
+        self.schedule(keep=1)
+        self.run_days(0)
+        schedules.make_due(MIDNIGHT + DAY + 2 * HOUR)
+        self.run_snapshot()
+        fault = "images.stores.local.LocalStore.take_over"
+        with mock.patch(fault, side_effect=StoreError("The store has a fault.")):
+            self.save(self.made()[-1], attempts=MOST_ATTEMPTS - 1)
+
+        assert [image.status for image in self.made()] == ["active", "error"]
 
     def test_fewer_to_keep_counts_from_the_next_image_on(self):
         self.schedule(keep=3)
