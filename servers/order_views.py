@@ -10,7 +10,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
 from accounts.access import AccountRequest, RoleMissing, requires
-from accounts.models import Quota, Region
+from accounts.models import Region
 from accounts.permissions import Capability
 from controlpanel.http import TooMany, render_page
 from images.models import Image
@@ -23,9 +23,8 @@ from servers.models import (
     NotBootable,
     Server,
     SSHKey,
-    why_no_room,
 )
-from servers.rows import why_unavailable
+from servers.room import Room
 from servers.selector import ImageSelector, Tab
 
 
@@ -146,30 +145,18 @@ def _show(
         chosen=chosen,
     )
     flavors = Flavor.objects.filter(is_public=True)
-    unavailable = why_unavailable(form.in_region.backend)
-    if not unavailable:
-        room = Server.objects.room_in(form.in_region)
-        full = {
-            flavor.pk: why_no_room(form.in_region, room, flavor.ram_mb)
-            for flavor in flavors
-        }
-        # What holds for every flavor is told once, above all else.
-        if full and all(full.values()):
-            smallest = min(flavors, key=lambda flavor: flavor.ram_mb)
-            unavailable = full[smallest.pk]
-    else:
-        full = {}
+    room = Room(request.account, form.in_region, flavors)
     context = {
         "nav": "create",
         "form": form,
         "selector": selector,
         "flavors": [
-            (flavor, (flavor.why_not(chosen) if chosen else "") or full.get(flavor.pk))
+            (flavor, (chosen and flavor.why_not(chosen)) or room.why_not(flavor))
             for flavor in flavors
         ],
         "chosen_flavor": form["flavor"].value() or request.GET.get("flavor"),
-        "unavailable": unavailable,
-        "running_short": request.account.running_short(Quota.SERVERS, Quota.MEMORY_MB),
+        "unavailable": room.unavailable,
+        "running_short": room.running_short,
     }
     posted = request.method == "POST"
     return render_page(

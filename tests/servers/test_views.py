@@ -346,8 +346,15 @@ class OrderTests(ServerViewTestCase):
         self.compute.size = replace(self.compute.size, memory_mb=2048)
         page = self.get("create")
 
-        self.assertContains(page, "it has no 4096 MB of memory left", count=1)
+        self.assertContains(page, "no capacity for it in Northern Virginia", count=1)
         self.assertNotContains(page, "No servers can be started")
+
+    def test_a_flavor_beyond_the_account_s_limit_is_disabled_with_the_reason(self):
+        FlavorFactory.create(id="large", ram_mb=1024)
+        with limited(memory_mb=1000):
+            page = self.get("create")
+
+        self.assertContains(page, "has only 1000 MB of memory left", count=1)
 
     def test_without_qemu_nothing_is_ordered(self):
         self.compute.unavailable = "QEMU is not installed."
