@@ -1,0 +1,340 @@
+"""A panel is backed up, lost, and restored elsewhere: by real PostgreSQL and QEMU."""
+
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
+from pathlib import Path
+from unittest import mock
+
+import psycopg
+import pytest
+from django.conf import settings
+from django.db import connection
+from django.test import TransactionTestCase, override_settings
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from accounts.permissions import Role
+from images.base_images import add_base_image
+from images.models import Image
+from servers import tasks
+from servers.compute import process
+from servers.compute.backends import compute_for
+from tests.factories import AccountFactory, UserFactory
+from tests.servers.compute import guest
+from tests.servers.compute.region import needs_qemu, wait_until
+from tests.servers.factories import FlavorFactory, ServerFactory
+from tools import backup
+from tools.postgres import find_programs
+
+PROJECT = Path(__file__).parents[2]
+
+
+class BackupTestCase(TransactionTestCase):
+    def setUp(self):
+        self.folder = Path(tempfile.mkdtemp())
+        self.folder.chmod(0o711)
+        self.addCleanup(shutil.rmtree, self.folder)
+        self.data, self.fresh = self.folder / "data", self.folder / "fresh"
+        self.enterContext(
+            override_settings(
+                DATA_DIR=self.data, IMAGES=settings.IMAGES | {"min_free_bytes": 0}
+            )
+        )
+        self.enterContext(mock.patch.dict(os.environ, PG_BIN=str(find_programs())))
+        self.said = self.enterContext(redirect_stderr(StringIO()))
+        self.address = connection.get_connection_params()
+        self.url = self.database(self.address["dbname"])
+        self.new_name = f"{self.address['dbname']}_restored"
+        self.new_url = self.database(self.new_name)
+
+    def database(self, name):
+        words = ("user", "password", "host", "port")
+        known = {word: self.address[word] for word in words if word in self.address}
+        return make_conninfo(dbname=name, **known)
+
+    def create_database(self):
+        name = sql.Identifier(self.new_name)
+        with psycopg.connect(self.url, autocommit=True) as there:
+            drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name)
+            there.execute(drop)
+            there.execute(sql.SQL("CREATE DATABASE {}").format(name))
+
+        def clean_up():
+            with psycopg.connect(self.url, autocommit=True) as there:
+                there.execute(drop)
+
+        self.addCleanup(clean_up)
+
+    def save(self):
+        return backup.save(self.url, self.data, self.folder / "backups")
+
+    def restore(self, saved):
+        self.create_database()
+        backup.restore(self.new_url, self.fresh, saved)
+
+    def add_image(self, greeting):
+        disk = self.folder / "disk"
+        region = AccountFactory.create().home_region
+        guest.write_image(disk, greeting=greeting)
+        content = bytearray(disk.read_bytes())
+        # One partition, as the store wants to see one.
+        content[446:462] = struct.pack("<B3xB3xII", 0x80, 0x83, 1, 2047)
+        disk.unlink()
+        disk.write_bytes(content)
+        [image] = add_base_image(
+            disk, str(greeting), [region], os="", description="", min_ram_mb=0,
+            min_disk_gb=0,
+        )  # fmt: skip
+        disk.unlink()
+        return image
+
+    def blobs(self, data):
+        paths = (data / "images" / "blobs").glob("??/*")
+        return {path.name: path.read_bytes() for path in paths}
+
+
+@needs_qemu
+class FilesTests(BackupTestCase):
+    def test_a_second_backup_copies_only_what_is_new(self):
+        self.add_image(b"one")
+        first = self.save()
+        (self.folder / "backups" / "blobs").chmod(0o700)
+        before = {
+            path: path.stat().st_mtime_ns
+            for path in (self.folder / "backups" / "blobs").glob("??/*")
+        }
+        self.add_image(b"two")
+        with mock.patch("tools.backup.time.strftime", return_value="later"):
+            second = self.save()
+        after = list((self.folder / "backups" / "blobs").glob("??/*"))
+        assert (len(before), len(after)) == (1, 2)
+        assert all(path.stat().st_mtime_ns == then for path, then in before.items())
+        # The first is as it was: it knows nothing of the second image.
+        self.restore(first)
+        assert len(self.blobs(self.fresh)) == 1
+        shutil.rmtree(self.fresh)
+        self.restore(second)
+        assert self.blobs(self.fresh) == self.blobs(self.data)
+
+    def test_the_database_comes_before_the_files(self):
+        image = self.add_image(b"one")
+        copy = backup._copy_blobs
+
+        def deleted_before(source, target):
+            assert list((self.folder / "backups").glob("*.new/database"))
+            shutil.rmtree(source)
+            return copy(source, target)
+
+        with mock.patch("tools.backup._copy_blobs", deleted_before):
+            saved = self.save()
+        self.restore(saved)
+        assert f"not in the backup: the image file {image.blob.digest}" in (
+            self.said.getvalue()
+        )
+
+    def test_a_backup_that_was_cut_short_has_no_name(self):
+        failing = mock.patch("tools.backup._copy_blobs", side_effect=OSError("broken"))
+        with failing, pytest.raises(OSError, match="broken"):
+            self.save()
+        [left] = (self.folder / "backups").iterdir()
+        assert left.name.endswith(".new")
+        assert (self.folder / "backups").stat().st_mode & 0o777 == 0o700
+
+    def test_nothing_is_overwritten(self):
+        saved = self.save()
+        with pytest.raises(backup.BackupError, match="database is not empty"):
+            backup.restore(self.url, self.fresh, saved)
+        self.add_image(b"one")
+        with pytest.raises(backup.BackupError, match="images is not empty"):
+            backup.restore(self.new_url, self.data, saved)
+        with pytest.raises(backup.BackupError, match="no backup"):
+            backup.restore(self.new_url, self.fresh, self.folder)
+
+    def test_what_is_missing_or_fails_is_named(self):
+        with (
+            mock.patch.dict(os.environ, PG_BIN="/nowhere"),
+            pytest.raises(backup.BackupError, match="pg_dump is not installed"),
+        ):
+            self.save()
+        with pytest.raises(backup.BackupError, match="pg_dump has failed"):
+            backup.save(self.new_url, self.data, self.folder / "elsewhere")
+
+    def test_it_is_used_from_the_command_line(self):
+        said = self.run_backup("save", self.folder / "backups")
+        saved = Path(said.stdout.strip())
+        assert (saved / "database").is_file()
+        assert said.returncode == 0
+        refused = self.run_backup("restore", self.folder)
+        assert refused.returncode == 1
+        assert "is no backup" in refused.stderr
+        unset = self.run_backup("restore", self.folder, DATA_DIR=None)
+        assert "Set DATA_DIR" in unset.stderr
+
+    def run_backup(self, *arguments, **changes):
+        environment = os.environ | {
+            "DATABASE_URL": self.url,
+            "DATA_DIR": str(self.data),
+        }
+        for name in changes:
+            del environment[name]
+        return subprocess.run(
+            [sys.executable, "-m", "tools.backup", *map(str, arguments)],
+            cwd=PROJECT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+
+@pytest.mark.qemu
+@needs_qemu
+class RestoredPanelTests(BackupTestCase):
+    """Not only are the rows there again: the server boots from its own disk."""
+
+    def setUp(self):
+        super().setUp()
+        self.addCleanup(self.destroy_all, self.data)
+        self.addCleanup(self.destroy_all, self.fresh)
+        self.beta = AccountFactory.create(name="Beta")
+        self.bob = UserFactory.create(roles=[(self.beta, Role.USER_ADMIN)])
+        image = self.add_image(guest.GREETING)
+        self.stopped = self.build(image, "stopped")
+        self.stopped.power_off(by=self.bob)
+        tasks.power_off(server_id=str(self.stopped.pk))
+        self.running = self.build(image, "running")
+
+    def destroy_all(self, data):
+        with override_settings(DATA_DIR=data):
+            compute = compute_for("local")
+            for server_id in compute.server_ids():
+                compute.destroy(server_id)
+
+    def build(self, image, name):
+        server = ServerFactory.create(
+            account=self.beta,
+            by=self.bob,
+            name=name,
+            image=image,
+            flavor=FlavorFactory.create(id=name, ram_mb=32, disk_gb=1),
+        )
+        tasks.build(server_id=str(server.pk))
+        server.refresh_from_db()
+        assert server.status == "ACTIVE", server.reason
+        self.wait_for_greeting(self.data, server, 1)
+        return server
+
+    def wait_for_greeting(self, data, server, times):
+        console = data / "servers" / str(server.pk) / "console.log"
+        wait_until(
+            lambda: (
+                console.exists() and console.read_bytes().count(guest.GREETING) >= times
+            ),
+            f"{times} greetings",
+        )
+
+    def disk(self, data):
+        return data / "servers" / str(self.stopped.pk) / "disk.qcow2"
+
+    def test_a_panel_comes_back_on_another_machine(self):
+        saved = self.save()
+        assert f"left out, since it runs: the disk of the server {self.running.pk}" in (
+            self.said.getvalue()
+        )
+        disk = self.disk(self.data).read_bytes()
+        blobs = self.blobs(self.data)
+        self.restore(saved)
+        assert self.counts(self.new_url) == self.counts(self.url)
+        assert Image.objects.count() == 1
+        assert self.blobs(self.fresh) == blobs
+        assert self.disk(self.fresh).read_bytes() == disk
+        # The old machine is gone, with all that lay on it.
+        self.destroy_all(self.data)
+        shutil.rmtree(self.data)
+
+        self.manage("migrate", "--check")
+        with self.worker():
+            self.wait_for_status(self.running, "ERROR")
+            self.tell("power_on")
+            self.wait_for_status(self.stopped, "ACTIVE")
+            self.wait_for_greeting(self.fresh, self.stopped, 1)
+        # An upgrade starts the worker anew, and leaves the servers alone.
+        before = self.process()
+        assert before
+        with self.worker():
+            self.tell("reboot")
+            self.wait_for_greeting(self.fresh, self.stopped, 2)
+            assert self.process() == before
+            self.tell("power_off")
+            self.wait_for_status(self.stopped, "SHUTOFF")
+        assert self.process() is None
+
+    def process(self):
+        return process.find(self.disk(self.fresh).parent / "pid", self.stopped.pk)
+
+    def counts(self, url):
+        with psycopg.connect(url) as there:
+            tables = there.execute(
+                "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+            ).fetchall()
+            return {
+                name: there.execute(
+                    sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(name))
+                ).fetchone()
+                for (name,) in tables
+            }
+
+    @property
+    def environment(self):
+        return os.environ | {
+            "DATABASE_URL": self.new_url,
+            "DATA_DIR": str(self.fresh),
+            "MIN_FREE_MIB": "0",
+        }
+
+    def manage(self, *arguments):
+        subprocess.run(
+            [sys.executable, "manage.py", *arguments],
+            cwd=PROJECT,
+            env=self.environment,
+            check=True,
+            timeout=120,
+        )
+
+    def tell(self, verb):
+        """As Bob does it by his page, in the panel that was restored."""
+        script = (
+            "from accounts.models import User; from servers.models import Server;"
+            f"by = User.objects.get(pk={self.bob.pk});"
+            f"Server.objects.get(name='stopped').{verb}(by=by)"
+        )
+        self.manage("shell", "--no-imports", "-c", script)
+
+    @contextmanager
+    def worker(self):
+        worker = subprocess.Popen(
+            [sys.executable, "manage.py", "worker", "--grace", "5"],
+            cwd=PROJECT,
+            env=self.environment,
+        )
+        try:
+            yield
+        finally:
+            worker.terminate()
+            worker.wait(60)
+
+    def wait_for_status(self, server, status):
+        query = "SELECT status, task FROM servers_server WHERE id = %s"
+        with psycopg.connect(self.new_url, autocommit=True) as there:
+
+            def is_so():
+                return there.execute(query, [server.pk]).fetchone() == (status, "")
+
+            wait_until(is_so, f"{server} {status}")

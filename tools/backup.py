@@ -1,0 +1,214 @@
+"""Back up a panel's database and files, and restore them onto a fresh machine.
+
+    python -m tools.backup save FOLDER       a new backup below FOLDER
+    python -m tools.backup restore BACKUP    into an empty database and DATA_DIR
+
+DATABASE_URL and DATA_DIR are those of the panel, PG_BIN the folder of pg_dump if it is
+not the PATH's.
+
+    FOLDER/blobs/ab/abcd….qcow2         image files, shared by all backups
+    FOLDER/2026-11-24T03-00-00/         one backup; it has this name once it is whole
+        database                        pg_dump's custom format
+        servers/<id>/                   disks of the servers that were off
+
+The database comes first, then the files. A file that it names is in the backup unless
+its image was deleted in between, by somebody who wanted that; a file that is newer than
+the database is one too many, which does no harm. The other way round, images that were
+made in between would be without their data. Blobs never change and have their digest as
+name, so each is copied once, and what is there need not be compared.
+
+The disk of a server that runs changes while it is read, so it is left out and named.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from servers.compute import process
+from servers.compute.base import ServerBusy, ServerNotFound
+from servers.compute.folder import ServerFolder, all_folders
+
+_DUMP = "database"
+# Of a server; all else in its folder is made anew.
+_KEPT = ("state.json", "disk.qcow2", "seed.tar")
+# How long a deed with a server is waited for, in seconds.
+_PATIENCE = 60
+# What libpq calls the parts of an address in the environment.
+_VARIABLES = {
+    "host": "PGHOST",
+    "port": "PGPORT",
+    "user": "PGUSER",
+    "password": "PGPASSWORD",
+    "dbname": "PGDATABASE",
+    "sslmode": "PGSSLMODE",
+    "sslrootcert": "PGSSLROOTCERT",
+}
+
+
+class BackupError(RuntimeError):
+    """Why there is no backup, or why it was not restored, in a sentence."""
+
+
+def save(url: str, data: Path, folder: Path) -> Path:
+    """Make one more backup; returns its folder."""
+    backup = folder / time.strftime("%Y-%m-%dT%H-%M-%S", time.gmtime())
+    draft = folder / f"{backup.name}.new"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft.mkdir(mode=0o700)
+    _run(url, "pg_dump", "--format=custom", f"--file={draft / _DUMP}")
+    count = _copy_blobs(data / "images" / "blobs", folder / "blobs")
+    say(f"database, and {count} image files that were not here yet")
+    for server in all_folders(data / "servers"):
+        _save_server(server, draft / "servers" / str(server.id))
+    _sync(draft)
+    draft.rename(backup)
+    _sync(folder)
+    return backup
+
+
+def restore(url: str, data: Path, backup: Path) -> None:
+    """Bring a backup back; raises BackupError before it would overwrite anything."""
+    if not (backup / _DUMP).is_file():
+        raise BackupError(f"{backup} is no backup.")
+    for kept in ("images", "servers"):
+        if any((data / kept).rglob("*")):
+            raise BackupError(f"{data / kept} is not empty.")
+    with psycopg.connect(url) as connection:
+        found = connection.execute("SELECT FROM pg_tables WHERE schemaname = 'public'")
+        if found.fetchone() is not None:
+            raise BackupError("The database is not empty.")
+    _run(
+        url,
+        *("pg_restore", "--exit-on-error", "--single-transaction", "--no-owner"),
+        *("--no-acl", f"--dbname={conninfo_to_dict(url).get('dbname', '')}"),
+        str(backup / _DUMP),
+    )
+    data.mkdir(parents=True, exist_ok=True)
+    blobs = data / "images" / "blobs"
+    with psycopg.connect(url) as connection:
+        rows = connection.execute("SELECT digest, disk_format FROM images_blob")
+        names = [Path(digest[:2], f"{digest}.{form}") for digest, form in rows]
+    for name in names:
+        source = backup.parent / "blobs" / name
+        if source.is_file():
+            _copy_blob(source, blobs / name)
+            # As the store makes them, whatever our umask is.
+            for folder in (blobs.parent, blobs, blobs / name.parent):
+                folder.chmod(0o755)
+        else:
+            say(f"not in the backup: the image file {name.stem}")
+    if (backup / "servers").is_dir():
+        shutil.copytree(backup / "servers", data / "servers")
+    say(f"database, {len(names)} image files, disks of servers")
+
+
+# Files
+
+
+def _copy_blobs(source: Path, target: Path) -> int:
+    count = 0
+    for path in sorted(source.glob("??/*")):
+        place = target / path.relative_to(source)
+        if not place.exists():
+            try:
+                _copy_blob(path, place)
+            except FileNotFoundError:  # deleted with its image since we looked
+                continue
+            count += 1
+    return count
+
+
+def _copy_blob(source: Path, target: Path) -> None:
+    """Whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(target.name + ".new")
+    shutil.copyfile(source, draft)
+    draft.chmod(0o444)
+    _sync(draft)
+    draft.rename(target)
+    _sync(target.parent)
+
+
+def _save_server(server: ServerFolder, target: Path) -> None:
+    try:
+        # Nobody starts it while its disk is read.
+        with server.locked(patience=_PATIENCE):
+            if process.find(server.pid, server.id):
+                say(f"left out, since it runs: the disk of the server {server.id}")
+                return
+            target.mkdir(parents=True, mode=0o700)
+            for name in _KEPT:
+                if (server.path / name).exists():
+                    shutil.copy(server.path / name, target / name)
+                    _sync(target / name)
+    except ServerNotFound:
+        pass  # deleted since we looked
+    except ServerBusy:
+        say(f"left out, since it is being worked on: the server {server.id}")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# Database
+
+
+def _run(url: str, program: str, *arguments: str) -> None:
+    # By the environment, since every user of the host can read arguments.
+    parts = conninfo_to_dict(url)
+    address = {
+        name: str(parts[key]) for key, name in _VARIABLES.items() if parts.get(key)
+    }
+    found = shutil.which(program, path=os.environ.get("PG_BIN"))
+    if found is None:
+        raise BackupError(f"{program} is not installed (package postgresql-client).")
+    done = subprocess.run(
+        [found, *arguments],
+        env={**os.environ, **address},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise BackupError(f"{program} has failed: {done.stderr[-1000:].strip()}")
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tools.backup")
+    parser.add_argument("what", choices=["save", "restore"])
+    parser.add_argument("folder", type=Path)
+    arguments = parser.parse_args()
+    try:
+        url, data = os.environ["DATABASE_URL"], Path(os.environ["DATA_DIR"])
+    except KeyError as missing:
+        say(f"Set {missing.args[0]} in the environment.")
+        return 1
+    try:
+        if arguments.what == "save":
+            print(save(url, data, arguments.folder.resolve()))
+        else:
+            restore(url, data, arguments.folder.resolve())
+    except (BackupError, OSError, psycopg.Error) as error:
+        say(str(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
