@@ -151,5 +151,7 @@ class Ledger:
         source = thing.source
         if source is None:
             return False
-        withdrawn = self.share(source, thing.account).count("revoke")[1] > 0
+        with self._lock:
+            share = self._shares.get((source.name, thing.account))
+        withdrawn = share is not None and share.count("revoke")[1] > 0
         return withdrawn or source.may_be_gone or source.harmed_at >= asked_at
