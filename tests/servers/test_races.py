@@ -60,11 +60,12 @@ class SimultaneousTests(FakeComputeMixin, TransactionTestCase):
         assert outcomes == {"done": 3, "too many": 5}
 
     def test_orders_of_many_accounts_do_not_take_the_last_place_twice(self):
-        image = ImageFactory.create(owner=None)
+        # Each from an image of its own: the lock on one would keep them apart.
+        images = ImageFactory.create_batch(6, owner=None)
+        deeds = [partial(ServerFactory.create, image=image) for image in images]
         for size in ({"servers": 2}, {"servers": 9, "memory_mb": 1200}):
             Server.objects.all().delete()
             self.compute.size = replace(self.compute.size, **size)
-            deeds = [partial(ServerFactory.create, image=image) for _ in range(6)]
             with self.subTest(size=size):
                 assert at_once(deeds) == {"done": 2, "no capacity": 4}
                 assert Server.objects.count() == 2
