@@ -183,10 +183,9 @@ def _launch(
             process.kill(found, folder.pid, folder.id)
         child.wait(10)
         folder.pid.unlink(missing_ok=True)
-        said = folder.log.read_bytes()[before:][-500:]
-        raise StartFailed(
-            f"The server could not be started: {console.clean(said).strip()}"
-        ) from None
+        said = console.clean(folder.log.read_bytes()[before:][-500:]).strip()
+        why = said or "its process was killed."
+        raise StartFailed(f"The server could not be started: {why}") from None
 
 
 def _open(opened: ExitStack, path: Path, flags: int) -> int:

@@ -1,9 +1,11 @@
 import os
+import shutil
 import socket
 import struct
 import threading
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -97,6 +99,22 @@ class SpawnTests(ServerTestCase):
         seen = self.compute.observe(spec.id)
         assert seen.power_state is PowerState.NOSTATE
         assert "could not be started" in seen.reason
+
+    def test_a_process_that_is_killed_before_it_has_started_is_called_so(self):
+        self.folder.chmod(0o711)
+        program = self.folder / "qemu-system-x86_64"
+        program.write_text(
+            '#!/bin/sh\n[ "$1" != --version ] && kill -9 $$\n'
+            f'exec {shutil.which(program.name)} "$@"\n'
+        )
+        program.chmod(0o755)
+        path = {"PATH": f"{self.folder}:{os.environ['PATH']}"}
+
+        with (
+            mock.patch.dict(os.environ, path),
+            pytest.raises(StartFailed, match="its process was killed"),
+        ):
+            self.spawn()
 
 
 class IsolationTests(ServerTestCase):
