@@ -23,6 +23,7 @@ from images.reconciling import (
     STALE_AFTER,
     discard_everywhere,
     images_with_damaged_file,
+    images_with_file_again,
     images_without_job,
     mend,
     stores,
@@ -135,7 +136,9 @@ def resume_stale(timestamp: int) -> None:
     retry=ONLY_IF_INTERRUPTED,
 )
 def verify(timestamp: int) -> None:
-    """Read every blob again; what has changed boots no server any more."""
+    """Read every blob again: what has changed boots no server until it is restored."""
     for backend, store in stores().items():
         for finding in images_with_damaged_file(backend, store):
+            mend(finding)
+        for finding in images_with_file_again(backend, store, deep=True):
             mend(finding)

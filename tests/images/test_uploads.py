@@ -425,9 +425,15 @@ class JobTests(UploadTestCase):
         self.web.refresh_from_db()
         path = self.store.path(self.web.blob.digest)
         path.chmod(0o644)
-        path.write_bytes(b"x" + path.read_bytes()[1:])
+        kept = path.read_bytes()
+        path.write_bytes(b"x" + kept[1:])
         tasks.verify(0)
 
         self.web.refresh_from_db()
         assert self.web.status == "deactivated"
         self.assertContains(self.get("detail", self.web.pk), "damaged")
+
+        path.write_bytes(kept)
+        tasks.verify(0)
+        self.web.refresh_from_db()
+        assert (self.web.status, self.web.status_reason) == ("active", "")
