@@ -18,11 +18,20 @@ from controlpanel.figures import size_text
 from controlpanel.http import TooMany, leave_for, render_page, wants_partial
 from images.wanted import read_date
 from sharing.forms import ReportForm
-from sharing.models import ImageReport, ImageShare, ShareConflict, ShareEvent
+from sharing.models import (
+    ImageReport,
+    ImageShare,
+    ShareConflict,
+    ShareEvent,
+    Withdrawal,
+)
 from sharing.notifications import draw_notifications
 from sharing.offers import draw_offers, offers_of, pending_offers
+from sharing.sections import servers_from
 
 OFFERS_A_PAGE = 25
+MOST_WITHDRAWALS = 100
+LONGEST_KEY = 19  # digits of a number that the database takes
 
 
 @require_GET
@@ -133,8 +142,39 @@ def remove(request: AccountRequest, image_id: UUID) -> HttpResponse:
         return _show_gone(request)
     if not share.can_be_removed:
         return _show_offer(request, share)
-    context = {"nav": "images", "share": share, "back": _back(request)}
+    context = {
+        "nav": "images",
+        "share": share,
+        "servers": servers_from(share.image, request),
+        "back": _back(request),
+    }
     return render_page(request, "sharing/remove.html", context, partial="sheet")
+
+
+@require_GET
+@requires(Capability.VIEW_IMAGES)
+def withdrawals(request: AccountRequest) -> HttpResponse:
+    """The accepted images that were taken back, until somebody has taken notice."""
+    found = Withdrawal.objects.of_account(request.account)
+    rows = list(found.select_related("event__producer")[:MOST_WITHDRAWALS])
+    context = {
+        "nav": "images",
+        "withdrawals": rows,
+        "newest": rows[0].pk if rows else 0,
+        "back": _back(request),
+    }
+    return render_page(request, "sharing/withdrawals.html", context, partial="sheet")
+
+
+@require_POST
+@requires(Capability.ANSWER_SHARES)
+def withdrawals_seen(request: AccountRequest) -> HttpResponse:
+    """Hide what was shown, for all users, and not what came since."""
+    newest = request.POST.get("newest", "")
+    if newest.isdecimal() and len(newest) < LONGEST_KEY:
+        found = Withdrawal.objects.of_account(request.account)
+        found.filter(pk__lte=int(newest)).delete()
+    return _renew(_close(request, _back(request)))
 
 
 @require_http_methods(["GET", "POST"])

@@ -1,4 +1,5 @@
-"""The notification of pending offers, above Saved Images and in Create Server."""
+"""The notifications above Saved Images and in Create Server: of pending offers, and of
+accepted images that were taken back."""
 
 from functools import cache
 from typing import NamedTuple
@@ -7,14 +8,26 @@ from uuid import UUID
 from django.utils.safestring import SafeString
 
 from accounts.access import AccountRequest, address, link
+from accounts.models import Account
 from controlpanel.drawn import draw
 from controlpanel.figures import date_text
 from controlpanel.prepared import Gap, Prepared
-from sharing.models import ImageShare
+from sharing.models import ImageShare, ShareEvent
 from sharing.offers import offers_of
 
 SHOWN = 3
 ANY_SHARE = UUID(int=0)
+
+
+class LossNotice(NamedTuple):
+    """An image that was taken back, in texts that are ready to print."""
+
+    producer: str
+    producer_number: str
+    image: str
+    is_deleted: bool
+    lost: str
+    lost_iso: str
 
 
 class Notice(NamedTuple):
@@ -39,6 +52,7 @@ def draw_notifications(
     count = offers.count_in(region) if offers else ""
     # The header's count spares most pages a query.
     notices = _notices(request, region, place) if count else []
+    losses = _losses(request.account) if offers and offers.has_withdrawals else []
     return draw(
         f"sharing/notifications.html{partial}",
         reload_url=address("sharing:notifications", request.account.number),
@@ -46,6 +60,9 @@ def draw_notifications(
         count=count,
         notices=tuple(notices),
         has_more=count != str(len(notices)),
+        losses=tuple(losses[:SHOWN]),
+        has_more_losses=len(losses) > SHOWN,
+        losses_url=link(request, "sharing:withdrawals"),
         place=place,
         region_code=region or "all",
     )
@@ -71,6 +88,24 @@ def _notices(request: AccountRequest, region: str | None, place: str) -> list[No
             message=message,
         )
         for share_id, producer, number, image, code, created_at, message in rows
+    ]
+
+
+def _losses(account: Account) -> list[LossNotice]:
+    """The newest, and one more if there are more than are shown."""
+    events = ShareEvent.objects.filter(withdrawal__account=account)
+    return [
+        LossNotice(
+            producer=event.producer.name,
+            producer_number=event.producer_id,
+            image=event.image_name,
+            is_deleted=event.is_with_image,
+            lost=date_text(event.created_at),
+            lost_iso=event.created_at.isoformat(),
+        )
+        for event in events.select_related("producer").order_by("-withdrawal__pk")[
+            : SHOWN + 1
+        ]
     ]
 
 

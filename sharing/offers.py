@@ -15,9 +15,13 @@ from sharing.versions import version_of
 # A count is exact up to this; beyond it, "100+".
 MOST = 100
 # One row a region with offers, or a single one without a region; no row at all for
-# those who may not see them. The digest changes with every offer that comes or goes.
+# those who may not see them. The digest changes with every offer that comes or goes,
+# and the last column with every accepted image that is taken back.
 PENDING = """
-SELECT pending.code, pending.name, pending.offers, pending.digest
+SELECT pending.code, pending.name, pending.offers, pending.digest, (
+    SELECT max(lost.id) FROM sharing_withdrawal AS lost
+    WHERE lost.account_id = account.number
+) AS newest_withdrawal
 FROM accounts_account AS account
 LEFT JOIN LATERAL (
     SELECT place.code, place.name, waiting.offers, waiting.digest
@@ -67,6 +71,8 @@ class Offers:
     regions: tuple[RegionOffers, ...]
     # Pages send it back to ask whether anything has changed.
     version: str
+    # Accepted images were taken back, and nobody has taken notice yet.
+    has_withdrawals: bool
 
     @property
     def count(self) -> str:
@@ -98,8 +104,9 @@ def pending_offers(number: str, user: User) -> Offers | None:
         rows = cursor.fetchall()
     if not rows:
         return None
-    regions = tuple(RegionOffers(code, name, n) for code, name, n, _ in rows if code)
-    return Offers(regions, version_of(rows))
+    regions = tuple(RegionOffers(code, name, n) for code, name, n, *_ in rows if code)
+    has_withdrawals = rows[0][-1] is not None
+    return Offers(regions, version_of(rows), has_withdrawals)
 
 
 def draw_offers(number: str, offers: Offers) -> SafeString:

@@ -68,6 +68,8 @@ ACCESS = {
     "sharing:offers":          "GET  /{beta}/offers/                         200  200  200  403  403  403  200  200  404",
     "sharing:offers-list":     "GET  /{beta}/offers/list/                    200  200  200  403  403  403  200  200  404",
     "sharing:notifications":   "GET  /{beta}/offers/notifications/           200  200  200  200  200  200  200  200  404",
+    "sharing:withdrawals":     "GET  /{beta}/offers/withdrawn/               200  200  200  403  403  403  200  200  404",
+    "sharing:withdrawals-seen":"POST /{beta}/offers/withdrawn/seen/          403  403  302  403  403  403  302  302  404",
     "sharing:offer":           "GET  /{beta}/shares/{share}/                 200  200  200  403  403  403  200  200  404",
     "sharing:accept":          "POST /{beta}/shares/{share}/accept/          403  403  302  403  403  403  302  302  404",
     "sharing:reject":          "POST /{beta}/shares/{share}/reject/          403  403  302  403  403  403  302  302  404",

@@ -4,12 +4,13 @@ import threading
 import uuid
 from dataclasses import replace
 from functools import partial
+from unittest import mock
 
 from django.db import connection
 from django.test import TransactionTestCase
 
 from images.models import Blob, Image
-from servers import tasks
+from servers import tasks, withdrawals
 from servers.models import Server, ServerEvent
 from sharing.models import ImageShare
 from tests.factories import (
@@ -30,6 +31,7 @@ class SimultaneousTests(FakeComputeMixin, TransactionTestCase):
         self.beta = AccountFactory.create(name="Beta")
         self.bob = UserFactory.create(username="bob")
         self.flavor = FlavorFactory.create()
+        self.enterContext(mock.patch("servers.withdrawals._LOOK_EVERY", 0.01))
 
     def order(self, image, token=None):
         Server.objects.order(
@@ -191,3 +193,62 @@ class SimultaneousTests(FakeComputeMixin, TransactionTestCase):
         assert revoked.is_set()
         server.refresh_from_db()
         assert server.status == "ACTIVE"
+        # Built just in time, it is detached afterwards like any other.
+        withdrawals.look(timestamp=0)
+        withdrawals.detach()
+        server.refresh_from_db()
+        assert server.is_detached
+
+    def test_building_and_a_withdrawal_at_once_leave_nothing_half_done(self):
+        for _ in range(4):
+            share = ImageShareFactory.create(consumer=self.beta, accepted=True)
+            server = ServerFactory.create(account=self.beta, image=share.image)
+            digest = share.image.blob.digest
+            at_once(
+                [
+                    partial(tasks.build, server_id=str(server.pk)),
+                    partial(share.image.delete_with_shares, by=self.bob),
+                ]
+            )
+            withdrawals.look(timestamp=0)
+            withdrawals.detach()
+            server.refresh_from_db()
+            assert (
+                server.status == "ACTIVE"
+                or "no longer" in server.reason
+                or ("deleted" in server.reason)
+            )
+            assert server.is_detached
+            assert not Blob.objects.filter(digest=digest).exists()
+            server.forget()
+
+    def test_a_deed_and_a_detachment_at_once_end_well(self):
+        verbs = [
+            (Server.power_off, tasks.power_off),
+            (Server.reboot, tasks.reboot),
+            (Server.delete_later, tasks.delete),
+        ]
+        for verb, job in verbs:
+            image = ImageFactory.create(owner=self.beta)
+            server = ServerFactory.create(account=self.beta, image=image, active=True)
+            image.delete_with_shares(by=self.bob)
+            at_once([withdrawals.detach, partial(verb, server, by=self.bob)])
+            job(server_id=str(server.pk))
+            withdrawals.detach()
+
+            left = Server.objects.filter(pk=server.pk).first()
+            assert left is None or (left.task, left.blob) == ("", None)
+            assert not Blob.objects.exists()
+            if left:
+                left.forget()
+
+    def test_two_who_detach_at_once_let_go_once(self):
+        image = ImageFactory.create(owner=self.beta)
+        server = ServerFactory.create(account=self.beta, image=image, active=True)
+        image.delete_with_shares(by=self.bob)
+
+        at_once([withdrawals.detach] * 2)
+
+        events = ServerEvent.objects.filter(server_id=server.pk, what="detached")
+        assert events.count() == 1
+        assert not Blob.objects.exists()

@@ -37,7 +37,7 @@ def tiny_linux_image():
         pytest.skip(f"Tiny Linux cannot be built here: {error}")
 
 
-class StoryTests(TransactionTestCase):
+class StoryTestCase(TransactionTestCase):
     def setUp(self):
         self.source = tiny_linux_image()
         # Not pytest's folder: servers are run by a user who must reach none of it.
@@ -145,6 +145,8 @@ class StoryTests(TransactionTestCase):
         self.send("sharing:accept", share.pk)
         return image, share
 
+
+class StoryTests(StoryTestCase):
     def test_bob_boots_the_image_that_alice_shares(self):
         image, share = self.upload_share_and_accept()
         ordered = self.order(image, name="Web 1")

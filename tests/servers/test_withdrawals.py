@@ -9,9 +9,12 @@ from images.models import Blob, Image
 from servers import tasks, withdrawals
 from servers.compute.base import ComputeError, NoCapacity, ServerBusy
 from servers.models import Server, ServerEvent, What
+from servers.templatetags.image_use import accounts_using
 from sharing.models import ImageShare, ShareEvent, Withdrawal
+from sharing.offers import pending_offers
 from tests.cast import CastTestCase
 from tests.factories import (
+    AccountFactory,
     ImageFactory,
     ImageShareFactory,
     UserFactory,
@@ -384,3 +387,153 @@ class KilledWorkerTests(FakeComputeMixin, TransactionTestCase):
         assert not Blob.objects.exists()
         server.forget()
         return count
+
+
+class ProducerPagesTests(WithdrawalTestCase):
+    """Alice is told whether servers use the image, and no more than that."""
+
+    def setUp(self):
+        super().setUp()
+        self.client.force_login(self.alice)
+        self.other = ImageShareFactory.create(
+            image=self.image, consumer=self.corp, accepted=True
+        )
+
+    def page(self, path):
+        response = self.client.get(f"/{self.acme.pk}/{path}")
+        assert response.status_code == 200
+        html = " ".join(response.content.decode().split())
+        # Neither which servers nor how many.
+        assert self.server.name not in html
+        assert str(self.server.pk) not in html
+        return html
+
+    def test_before_she_stops_sharing(self):
+        said = "Servers of this account use the image: <strong>{}</strong>"
+        assert said.format("yes") in self.page(f"shares/{self.share.pk}/revoke/")
+        assert said.format("no") in self.page(f"shares/{self.other.pk}/revoke/")
+
+    def test_of_an_offer_that_is_pending_nothing_is_said(self):
+        share = ImageShareFactory.create(
+            image=self.image, consumer=AccountFactory.create()
+        )
+        assert "use the image" not in self.page(f"shares/{share.pk}/revoke/")
+
+    def test_in_the_table_by_one_query(self):
+        html = self.page(f"images/{self.image.pk}/")
+        for share, said in [(self.share, "Yes"), (self.other, "No")]:
+            row = html.partition(f'id="share-{share.pk}"')[2].partition("</tr>")[0]
+            assert f">{said}<" in row.partition("In use")[2]
+        with self.assertNumQueries(1):
+            assert accounts_using(self.image) == {self.beta.pk}
+
+    def test_before_she_deletes_the_image(self):
+        own = "of this account use it: <strong>{}"
+        others = "of other accounts use it: <strong>{}"
+        html = self.page(f"images/{self.image.pk}/delete/")
+        assert own.format("no") in html
+        assert others.format("yes") in html
+        self.boot(self.acme, self.image)
+        assert own.format("yes") in self.page(f"images/{self.image.pk}/delete/")
+
+    def test_before_she_deletes_many(self):
+        unused = ImageFactory.create(owner=self.acme)
+        own = ImageFactory.create(owner=self.acme)
+        self.boot(self.acme, own)
+        chosen = "&".join(f"image={i.pk}" for i in (self.image, unused, own))
+        html = self.page(f"images/delete/?{chosen}")
+        for image, said in [
+            (self.image, "servers of other accounts"),
+            (unused, "Is deleted <"),
+            (own, "servers of this account"),
+        ]:
+            row = html.partition(f'title="{image.pk}"')[2].partition("</tr>")[0]
+            assert said in row
+
+    def test_a_server_that_is_detached_does_not_count(self):
+        self.share.remove(by=self.bob)
+        assert accounts_using(self.image) == {self.beta.pk}
+        work()
+        assert accounts_using(self.image) == frozenset()
+
+
+class ConsumerPagesTests(WithdrawalTestCase):
+    def setUp(self):
+        super().setUp()
+        self.client.force_login(self.bob)
+
+    def page(self, path, status=200):
+        response = self.client.get(f"/{self.beta.pk}/{path}")
+        assert response.status_code == status
+        return " ".join(response.content.decode().split())
+
+    def detail(self):
+        return self.page(f"servers/{self.server.pk}/")
+
+    def test_before_bob_removes_the_image_a_copy_is_offered(self):
+        html = self.page(f"images/{self.image.pk}/remove/")
+        assert f"servers/{self.server.pk}/create-image/" in html
+
+        self.server.forget()
+        assert "own copy" not in self.page(f"images/{self.image.pk}/remove/")
+
+    def test_the_server_s_page_says_what_happened_and_how_far_it_is(self):
+        assert 'id="withdrawn"' not in self.detail()
+        self.share.revoke(by=self.alice)
+        look()
+        html = self.detail()
+        assert f"Acme ({self.acme.pk}) stopped sharing {self.image}." in html
+        assert "is being made independent" in html
+        assert "no longer available" in self.page("servers/")
+
+        Server.objects.update(detach_problem="There is no room.")
+        assert "has to wait. There is no room." in self.detail()
+        work()
+        assert "needs nothing of that image any more" in self.detail()
+        assert f"servers/{self.server.pk}/create-image/" in self.detail()
+
+    def test_the_account_finds_out_without_looking_into_servers(self):
+        assert "taken back" not in self.page("images/")
+        seen = self.version()
+        self.share.revoke(by=self.alice)
+        html = self.page("images/")
+        assert "An image was taken back" in html
+        assert f"stopped sharing <strong><bdi>{self.image}</bdi>" in html
+        # Pages that are open hear of it, too.
+        assert self.version() != seen
+        assert str(self.image) in self.page("offers/withdrawn/")
+        events = f"images/{self.image.pk}/events/"
+        assert events in self.page("offers/withdrawn/")
+        assert "Sharing stopped" in self.page(events)
+
+    def test_of_a_deleted_image_that_is_said(self):
+        self.image.delete_with_shares(by=self.alice)
+        assert f"deleted <strong><bdi>{self.image}</bdi>" in self.page("images/")
+        assert "The image was deleted" in self.page(f"images/{self.image.pk}/events/")
+
+    def test_it_is_shown_until_bob_hides_what_he_has_seen(self):
+        self.share.revoke(by=self.alice)
+        newest = Withdrawal.objects.get().pk
+        later = ImageShareFactory.create(consumer=self.beta, accepted=True)
+        later.revoke(by=self.alice)
+        url = f"/{self.beta.pk}/offers/withdrawn/seen/"
+        for odd in ("", "x", "9" * 40):
+            assert self.client.post(url, {"newest": odd}).status_code == 302
+        assert Withdrawal.objects.count() == 2
+
+        self.client.post(url, {"newest": newest})
+        html = self.page("images/")
+        assert str(self.image) not in html
+        assert str(later.image) in html
+
+    def test_nobody_else_is_told(self):
+        self.share.revoke(by=self.alice)
+        self.client.force_login(self.carol)
+        response = self.client.get(f"/{self.corp.pk}/images/")
+        self.assertNotContains(response, "taken back")
+        url = f"/{self.corp.pk}/offers/withdrawn/seen/"
+        self.client.post(url, {"newest": Withdrawal.objects.get().pk})
+        assert Withdrawal.objects.count() == 1
+
+    def version(self):
+        return pending_offers(self.beta.pk, self.bob).version

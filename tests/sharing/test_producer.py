@@ -263,8 +263,8 @@ class SectionTests(ShareTestCase):
         ImageShareFactory.create_batch(5, image=self.image)
         ImageShareFactory.create_batch(5, image=self.image, accepted=True)
 
-        # session with user, account with roles, image, shares, events, offers
-        with self.assertNumQueries(6):
+        # session with user, account with roles, image, shares, events, offers, use
+        with self.assertNumQueries(7):
             response = self.client.get(self.section)
 
         self.assertContains(response, '<tr id="share-', count=10)
@@ -396,7 +396,9 @@ class RevokeTests(ShareTestCase):
         self.again = reverse("sharing:again", args=args)
 
     def test_the_confirmation_says_what_it_means(self):
-        self.assertContains(self.client.get(self.revoke), "run from it go on")
+        self.assertContains(
+            self.client.get(self.revoke), "is told that you stopped sharing"
+        )
 
     def test_alice_revokes_and_bob_loses_the_image(self):
         response = self.client.post(self.revoke)
