@@ -24,7 +24,7 @@ from procrastinate.jobs import Job, Status
 from procrastinate.worker import Worker
 
 from controlpanel.jobs import IMAGES, SERVERS, SLOTS, is_database_away
-from controlpanel.leases import is_leased, lease
+from controlpanel.leases import Leased, is_leased, lease
 
 log = logging.getLogger("panel.worker")
 
@@ -55,7 +55,13 @@ def prepare(app: App) -> None:
 async def _with_lease(
     call_next: Callable[[], Awaitable[Any]], context: JobContext, worker: Worker
 ) -> Any:
-    with lease(context.job.id or 0):
+    job_id = context.job.id or 0
+    with lease(job_id):
+        # A worker that was stopped just before this line may have lost the job.
+        if not await context.app.job_manager.list_jobs_async(
+            id=job_id, status="doing", worker_id=worker.worker_id
+        ):
+            raise Leased(f"Job {job_id} has been given to another worker.")
         return await call_next()
 
 

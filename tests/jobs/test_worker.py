@@ -126,8 +126,9 @@ class WorkerTests(WorkersMixin, TransactionTestCase):
         self.wait_for_the_mail()
 
     def test_it_waits_for_a_database_that_is_away(self):
+        self.order_a_mail()
         worker = self.start()
-        wait_until(self.is_looking_for_jobs)
+        self.wait_for_callers(1)
         allow = f'ALTER DATABASE "{connection.settings_dict["NAME"]}" ALLOW_CONNECTIONS'
         # From another database: one does not refuse itself.
         with psycopg.connect(database_url("postgres"), autocommit=True) as other:
@@ -136,9 +137,10 @@ class WorkerTests(WorkersMixin, TransactionTestCase):
                 wait_until(lambda: not self.cut_off())
             finally:
                 other.execute(f"{allow} true")
+        self.wait_for_the_mail()
         self.order_a_mail()
 
-        self.wait_for_the_mail()
+        wait_until(lambda: self.mail_server.mails == 2)
         assert worker.poll() is None
 
     def test_a_job_that_gets_no_lock_in_time_is_tried_again(self):
@@ -152,12 +154,6 @@ class WorkerTests(WorkersMixin, TransactionTestCase):
             wait_until(lambda: prunings.get().attempts)
 
         wait_until(lambda: not prunings.exists())
-
-    def is_looking_for_jobs(self):
-        return self.ask(
-            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() "
-            "AND pid <> pg_backend_pid() AND query LIKE '%fetch_job%'"
-        )
 
     def cut_off(self):
         return self.ask(
