@@ -200,6 +200,8 @@ API = {
     "token_hours": env.number("TOKEN_HOURS", 12, least=1),
     # Of one account, in one web process.
     "requests_per_minute": env.number("API_REQUESTS_PER_MINUTE", 1200, least=1),
+    # How long the answer to an upload waits for the check of it.
+    "upload_wait_seconds": env.number("UPLOAD_WAIT_SECONDS", 60),
 }
 # What an account may hold at once, unless the admin sets something else for it.
 QUOTAS = {

@@ -3,8 +3,10 @@ from django.urls import include, path, register_converter
 from django.urls.converters import StringConverter
 
 from accounts.api.identity import api as identity
+from images.api.service import api as images
 from servers import health
 from servers.api.compute import api as compute
+from sharing.api import members
 
 
 class AccountNumberConverter(StringConverter):
@@ -16,9 +18,11 @@ class AccountNumberConverter(StringConverter):
 register_converter(AccountNumberConverter, "account")
 
 # The services of the API, for clients.
+images.add_router("", members.router)
 services = [
     path("identity/", identity.urls),
     path("compute/", compute.urls),
+    path("image/", images.urls),
 ]
 urlpatterns = [
     *services,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 from uuid import uuid4
 
 from django.db import transaction
@@ -48,7 +48,12 @@ def _put(region: Region, name: str, stored: Stored, labels: Labels) -> Image:
     blob = Blob.objects.keep(region.backend, stored)
     known = Image.objects.select_for_update().base()
     before = known.filter(region=region, name=name).first()
-    figures = {"blob": blob, "size": blob.size, "virtual_size": blob.virtual_size}
+    figures: dict[str, Any] = {
+        "blob": blob,
+        "size": blob.size,
+        "virtual_size": blob.virtual_size,
+        "disk_format": blob.disk_format,
+    }
     active = {"status": Image.Status.ACTIVE, "status_reason": "", "progress": 100}
     image, _ = Image.objects.update_or_create(
         owner=None,

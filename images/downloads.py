@@ -8,7 +8,12 @@ from collections.abc import Iterator
 from typing import BinaryIO, cast
 from uuid import UUID
 
-from django.http import FileResponse, HttpResponse, StreamingHttpResponse
+from django.http import (
+    FileResponse,
+    HttpRequest,
+    HttpResponse,
+    StreamingHttpResponse,
+)
 from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, render
 from django.utils.http import content_disposition_header
@@ -31,12 +36,17 @@ def download(request: AccountRequest, image_id: UUID) -> HttpResponse:
     if not image.is_active or image.blob is None:
         return _refuse(request, f"{image} is {image.get_status_display()}, not Active.")
     try:
-        file = store_for(image.blob.backend).open(image.blob.digest)
+        return answer_with_data(request, image, image.blob)
     except BlobGone as gone:
         return _refuse(request, str(gone))
-    part = _asked_part(request, image.blob)
+
+
+def answer_with_data(request: HttpRequest, image: Image, blob: Blob) -> HttpResponse:
+    """The blob's bytes, or the part of them that is asked for; raises BlobGone."""
+    file = store_for(blob.backend).open(blob.digest)
+    part = _asked_part(request, blob)
     # For the type checker an answer that streams is of another kind.
-    return cast(HttpResponse, _answer(image, image.blob, file, part))
+    return cast(HttpResponse, _answer(image, blob, file, part))
 
 
 def _refuse(request: AccountRequest, problem: str) -> HttpResponse:
@@ -44,7 +54,7 @@ def _refuse(request: AccountRequest, problem: str) -> HttpResponse:
     return render(request, "409.html", context, status=409)
 
 
-def _asked_part(request: AccountRequest, blob: Blob) -> range | None:
+def _asked_part(request: HttpRequest, blob: Blob) -> range | None:
     """The bytes asked for; None for all; an empty range for what there is not."""
     condition = request.headers.get("If-Range")
     match = RANGE.fullmatch(request.headers.get("Range", "").replace(" ", ""))

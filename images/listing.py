@@ -72,6 +72,8 @@ class Found(NamedTuple):
     status: str
     progress: int
     protected: bool
+    private: bool
+    unbootable_reason: str
     origin: str
     server_id: UUID | None
     server_name: str | None
@@ -97,7 +99,7 @@ class Found(NamedTuple):
 OWN = {"date": "created_at", "name": "name", "size": "size", "id": "id"}
 OWN_COLUMNS: tuple[str | Value, ...] = (
     *("id", "name", "region_id", "os", "created_at", "size"),
-    *("status", "progress", "protected", "origin"),
+    *("status", "progress", "protected", "private", "unbootable_reason", "origin"),
     *("source_server_id", "source_server_name"),
     *(Value(None, output_field=CharField()) for _ in range(3)),
 )
@@ -110,7 +112,8 @@ ACCEPTED = {
 ACCEPTED_COLUMNS: tuple[str | Value, ...] = (
     *("image_id", "image_name", "region_id", "image__os"),
     *("image_created_at", "image_size"),
-    *("image__status", "image__progress", "image__protected", "image__origin"),
+    *("image__status", "image__progress", "image__protected", "image__private"),
+    *("image__unbootable_reason", "image__origin"),
     # A consumer never learns of the producer's servers.
     Value(None, output_field=UUIDField()),
     Value(None, output_field=CharField()),

@@ -1,8 +1,9 @@
 """Images and the blobs that hold their data.
 
     queued -> saving -> active <-> deactivated
-              saving -> error
-    An image is deleted from any state, unless it is protected.
+    queued <- saving -> error
+    An image is deleted from any state, unless it is protected. Data that the Cloud
+    Images API has staged leaves an image queued until its import is asked for.
 
 A blob is one file of a store, named by its SHA-256. Images and servers point to it;
 it goes with the last of them.
@@ -11,28 +12,33 @@ it goes with the last of them.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
 from django.contrib.postgres.fields import ArrayField
 from django.contrib.postgres.indexes import GinIndex, OpClass
-from django.db import connection, models, transaction
+from django.db import IntegrityError, connection, models, transaction
 from django.db.models import F, Q
 from django.utils import timezone
 from procrastinate.contrib.django import app as jobs
 from procrastinate.exceptions import AlreadyEnqueued
 
-from accounts.models import Account, Region, User
+from accounts.models import Account, Quota, Region, User
 from accounts.regions import RegionChoice
 from controlpanel.http import Conflict
-from controlpanel.jobs import HOUSEKEEPING
+from controlpanel.jobs import HOUSEKEEPING, IMAGES, defer_for
 
 if TYPE_CHECKING:
-    from images.stores.base import Stored
+    from images.stores.base import Inspection, Stored
 
 
 class ImageConflict(Conflict):
     """The image is not in a state that allows this."""
+
+
+class ImageProtected(ImageConflict):
+    """The image is protected from being deleted."""
 
 
 class BlobQuerySet(models.QuerySet["Blob"]):
@@ -130,8 +136,10 @@ class ImageQuerySet(models.QuerySet["Image"]):
         return self.filter(Q(owner=None) | Q(owner=account) | Q(pk__in=offered))
 
     def bootable(self) -> ImageQuerySet:
-        """Active images, without those of suspended accounts."""
-        return self.filter(status=Image.Status.ACTIVE).exclude(
+        """Active images that a server can start from, without those of suspended
+        accounts.
+        """
+        return self.filter(status=Image.Status.ACTIVE, unbootable_reason="").exclude(
             owner__status=Account.Status.SUSPENDED
         )
 
@@ -142,9 +150,58 @@ class ImageQuerySet(models.QuerySet["Image"]):
             Q(owner=None) | Q(owner=account) | Q(pk__in=accepted)
         )
 
+    @transaction.atomic
+    def register(
+        self,
+        account: Account,
+        *,
+        region: str,
+        by: User,
+        image_id: uuid.UUID | None = None,
+        **changes: Unpack[Changes],
+    ) -> Image:
+        """A new image of the account whose data is still to come.
+
+        One without a name is called by its ID. Raises QuotaReached, or ImageConflict
+        for an ID that is taken.
+        """
+        account.make_room({Quota.IMAGES: 1})
+        image = Image(
+            id=image_id or uuid.uuid4(),
+            owner=account,
+            region_id=region,
+            origin=Image.Origin.UPLOAD,
+            created_by=by.get_username(),
+            **changes,
+        )
+        image.name = image.name or str(image.pk)
+        try:
+            with transaction.atomic():
+                image.save(force_insert=True)
+        except IntegrityError:
+            raise ImageConflict(f"Image ID {image.pk} already exists!") from None
+        return image
+
     def in_region(self, region: RegionChoice | None) -> ImageQuerySet:
         """Images of one region, or of all when none is given."""
         return self.filter(region=region.code) if region else self.all()
+
+
+class Changes(TypedDict, total=False):
+    """What the owner may change of an image."""
+
+    name: str
+    description: str
+    os: str
+    tags: list[str]
+    protected: bool
+    min_disk_gb: int
+    min_ram_mb: int
+    hidden: bool
+    private: bool
+    disk_format: str
+    container_format: str
+    properties: dict[str, str]
 
 
 class Image(models.Model):
@@ -188,6 +245,22 @@ class Image(models.Model):
     protected = models.BooleanField(default=False)
     min_disk_gb = models.PositiveIntegerField("minimum disk (GB)", default=0)
     min_ram_mb = models.PositiveIntegerField("minimum RAM (MB)", default=0)
+
+    # Set through the Cloud Images API alone: left out of its list, and closed to
+    # sharing.
+    hidden = models.BooleanField(default=False, editable=False)
+    private = models.BooleanField(default=False, editable=False)
+    # As the owner declares them, until the data has come and tells.
+    disk_format = models.CharField(max_length=20, blank=True, editable=False)
+    container_format = models.CharField(
+        max_length=20, blank=True, default="bare", editable=False
+    )
+    # What clients keep with the image, text by name; only the owner sees it.
+    properties = models.JSONField(default=dict, blank=True, editable=False)
+    # A queued image whose data is on its way to an import, or waits for it.
+    staged = models.BooleanField(default=False, editable=False)
+    # A sentence, where the data is of no use to a server.
+    unbootable_reason = models.CharField(max_length=500, blank=True, editable=False)
 
     origin = models.CharField(max_length=10, choices=Origin, editable=False)
     source_server_id = models.UUIDField(null=True, editable=False)
@@ -275,49 +348,51 @@ class Image(models.Model):
         return self.status == self.Status.ACTIVE
 
     @property
+    def is_bootable(self) -> bool:
+        return self.is_active and not self.unbootable_reason
+
+    @property
     def is_changing(self) -> bool:
         """Still on its way: pages ask again in a moment."""
         return self.status in {self.Status.QUEUED, self.Status.SAVING}
+
+    @property
+    def is_awaiting_data(self) -> bool:
+        """Its owner has still to send the data, or to ask for the import of it."""
+        return self.status == self.Status.QUEUED and self.origin == self.Origin.UPLOAD
 
     def is_owned_by(self, account: Account) -> bool:
         return self.owner_id == account.pk
 
     @transaction.atomic
-    def edit(
-        self,
-        *,
-        name: str,
-        description: str,
-        os: str,
-        tags: Iterable[str],
-        protected: bool,
-        min_disk_gb: int,
-        min_ram_mb: int,
-    ) -> None:
-        """Write what the owner may change. The shares' copy of the name goes along."""
-        changed = Image.objects.filter(pk=self.pk).update(
-            name=name,
-            description=description,
-            os=os,
-            tags=list(tags),
-            protected=protected,
-            min_disk_gb=min_disk_gb,
-            min_ram_mb=min_ram_mb,
-            updated_at=timezone.now(),
-        )
-        if not changed:
+    def edit(self, **changes: Unpack[Changes]) -> None:
+        """Write what the owner changes. The shares' copy of the name goes along."""
+        # Locked, so that it is not offered in the meantime: offer() waits.
+        if not Image.objects.select_for_update().filter(pk=self.pk).exists():
             raise ImageConflict(f"{self} has been deleted in the meantime.")
-        self.shares.update(image_name=name)
+        if changes.get("private") and self.shares.exists():
+            raise ImageConflict(
+                f"{self} is shared with other accounts: remove them all, and then it "
+                "can be made private."
+            )
+        if changes.get("name") == "":
+            changes["name"] = str(self.pk)
+        Image.objects.filter(pk=self.pk).update(updated_at=timezone.now(), **changes)
+        if "name" in changes:
+            self.shares.update(image_name=changes["name"])
         self.refresh_from_db()
 
     @transaction.atomic
     def activate(self, backend: str, stored: Stored) -> None:
         """The data has come and is sound. The caller holds the digest (Blob.hold)."""
         blob = Blob.objects.keep(backend, stored)
+        # Nobody can tell kinds of raw data apart, so there the owner's word counts.
+        declared = self.disk_format if stored.disk_format == "raw" else ""
         self._move(
             self.Status.ACTIVE,
             {self.Status.QUEUED, self.Status.SAVING},
             blob=blob,
+            disk_format=declared or stored.disk_format,
             size=blob.size,
             virtual_size=blob.virtual_size,
             progress=100,
@@ -328,6 +403,12 @@ class Image(models.Model):
         saving = Image.objects.filter(pk=self.pk, status=self.Status.SAVING)
         changed = saving.update(progress=per_cent, updated_at=timezone.now())
         return bool(changed)
+
+    def beat(self) -> bool:
+        """Somebody is at work on it; False if nobody waits for that any more."""
+        awaited = Q(status=self.Status.SAVING) | Q(staged=True)
+        images = Image.objects.filter(awaited, pk=self.pk)
+        return bool(images.update(updated_at=timezone.now()))
 
     def mark_tried(self) -> None:
         """Keep that its account ordered a server from it, which may be gone soon."""
@@ -344,19 +425,71 @@ class Image(models.Model):
         """Its data is in order again."""
         self._move(self.Status.ACTIVE, {self.Status.DEACTIVATED}, status_reason="")
 
-    def start_saving(self) -> None:
-        self._move(self.Status.SAVING, {self.Status.QUEUED})
+    def switch_off(self) -> None:
+        """Its owner wants nothing to boot from it, until they switch it on again."""
+        self.deactivate(SWITCHED_OFF)
+
+    def switch_on(self) -> None:
+        """Undo switch_off(), and nothing else: damage is not mended by it."""
+        self._move(
+            self.Status.ACTIVE,
+            {self.Status.DEACTIVATED},
+            where={"status_reason": SWITCHED_OFF},
+            status_reason="",
+        )
+
+    def start_saving(self, *, staged: bool = False) -> None:
+        """Its data comes from now on; or what is staged is taken in."""
+        allowed = {self.Status.QUEUED}
+        self._move(self.Status.SAVING, allowed, where={"staged": staged}, staged=False)
+
+    def start_staging(self) -> None:
+        allowed = {self.Status.QUEUED}
+        self._move(self.Status.QUEUED, allowed, where={"staged": False}, staged=True)
+
+    @transaction.atomic
+    def note_staged(self, size: int, account: Account) -> None:
+        """All of the data is there, and waits for the import; raises QuotaReached."""
+        account.make_room({Quota.IMAGE_BYTES: size - self.size})
+        allowed = {self.Status.QUEUED}
+        self._move(self.Status.QUEUED, allowed, where={"staged": True}, size=size)
+
+    def note_received(self, size: int, found: Inspection, unbootable: str) -> None:
+        """All of the data is there, and is now to be checked."""
+        self._move(
+            self.Status.SAVING,
+            {self.Status.SAVING},
+            size=size,
+            virtual_size=found.virtual_size,
+            uploaded_format=found.format,
+            unbootable_reason=unbootable[:500],
+        )
+
+    def await_data_again(self) -> None:
+        """The data did not come, or was not taken: the owner may send other data."""
+        waiting = {self.Status.QUEUED, self.Status.SAVING}
+        nothing: dict[str, Any] = {"size": 0, "virtual_size": 0, "progress": 0}
+        self._move(
+            self.Status.QUEUED, waiting, staged=False, unbootable_reason="", **nothing
+        )
 
     def fail(self, reason: str) -> None:
         """The data is of no use; the reason is a sentence for the user."""
         waiting = {self.Status.QUEUED, self.Status.SAVING}
         # It takes no room, so it does not count against the quota either.
-        nothing = {"size": 0, "virtual_size": 0}
+        nothing: dict[str, Any] = {"size": 0, "virtual_size": 0}
         self._move(self.Status.ERROR, waiting, status_reason=reason[:500], **nothing)
 
-    def _move(self, status: Status, allowed: set[Status], **changes: object) -> None:
+    def _move(
+        self,
+        status: Status,
+        allowed: set[Status],
+        *,
+        where: Mapping[str, object] = MappingProxyType({}),
+        **changes: object,
+    ) -> None:
         # The WHERE clause is the guard: of two workers only one moves the image on.
-        moved = Image.objects.filter(pk=self.pk, status__in=allowed).update(
+        moved = Image.objects.filter(pk=self.pk, status__in=allowed, **where).update(
             status=status, updated_at=timezone.now(), **changes
         )
         if not moved:
@@ -403,7 +536,7 @@ class Image(models.Model):
         if image is None:
             raise ImageConflict(f"{self} has been deleted already.")
         if image.protected:
-            raise ImageConflict(
+            raise ImageProtected(
                 f"{self} is protected. Switch the protection off under Edit first."
             )
         return image
@@ -411,7 +544,17 @@ class Image(models.Model):
     def _delete_with_blob(self) -> None:
         self.withdraw_from_servers()
         # Only now: a join would not see a blob that came while we waited for the lock.
-        blob = self.blob
+        blob, staged_id = self.blob, self.pk if self.staged else None
         self.delete()
         if blob:
             blob.release()
+        if staged_id:  # this job finds no image, and forgets the data
+            task, image_id = "images.tasks.admit", str(staged_id)
+            defer_for(cast(str, self.owner_id), task, IMAGES, image_id=image_id)
+
+
+SWITCHED_OFF = "Its owner has deactivated it."
+PRIVATE = (
+    "The image is private: it can be shared once its visibility is set to shared "
+    "through the Cloud Images API."
+)

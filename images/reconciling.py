@@ -177,8 +177,9 @@ def images_with_file_again(
 
 def images_without_job(*, stale: datetime) -> Iterator[Finding]:
     """Uploads that no job has moved on for a while."""
+    # A queued one waits for its owner, who sends the data.
     waiting = Image.objects.filter(
-        status__in=[Image.Status.QUEUED, Image.Status.SAVING],
+        status=Image.Status.SAVING,
         origin=Image.Origin.UPLOAD,
         updated_at__lt=stale,
     )

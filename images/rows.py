@@ -23,7 +23,7 @@ from accounts.models import Account
 from accounts.permissions import Capability
 from controlpanel.figures import date_text, size_text
 from images.listing import Found
-from images.models import Image
+from images.models import PRIVATE, Image
 
 # A gap is a name between characters of the private use area, so that no template
 # changes it; the ID's is a UUID, since it must fit into addresses.
@@ -42,7 +42,9 @@ class Kind(NamedTuple):
     is_own: bool
     status: Image.Status
     is_protected: bool
+    is_private: bool
     is_suspended: bool
+    unbootable_reason: str
 
     @classmethod
     def of(cls, found: Found) -> Kind:
@@ -50,7 +52,9 @@ class Kind(NamedTuple):
             found.is_own,
             Image.Status(found.status),
             found.protected,
+            found.private,
             found.producer_status == Account.Status.SUSPENDED,
+            found.unbootable_reason,
         )
 
     @property
@@ -61,7 +65,11 @@ class Kind(NamedTuple):
     def why_not_bootable(self) -> str:
         if self.is_suspended:
             return "The account that shares it is suspended."
-        return self.why_not_active
+        return self.why_not_active or self.unbootable_reason
+
+    @property
+    def why_not_shared(self) -> str:
+        return self.why_not_active or (PRIVATE if self.is_private else "")
 
     @property
     def why_not_active(self) -> str:

@@ -50,10 +50,15 @@ def admit(context: JobContext, image_id: str) -> None:
     if image is None:
         discard_everywhere(UUID(image_id))
         return
+    if image.is_awaiting_data:
+        return  # what has been staged stays
     store = store_for(image.region.backend)
     if image.is_changing:
         is_last = context.job.attempts + 1 >= MOST_ATTEMPTS
-        settle(image, store, partial(store.admit, image.pk), is_last_try=is_last)
+        # What was seen to be of no use to a server was taken all the same.
+        any_data = bool(image.unbootable_reason)
+        take = partial(store.admit, image.pk, any_data=any_data)
+        settle(image, store, take, is_last_try=is_last)
     store.discard(image.pk)
 
 

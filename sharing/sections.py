@@ -42,7 +42,7 @@ def shared_by(request: AccountRequest, image: Image) -> dict[str, Any]:
         "request": request,
         "image": image,
         "producer": producer,
-        "is_available": image.is_active and not producer.is_suspended,
+        "is_available": image.is_bootable and not producer.is_suspended,
         "share": shares.with_declaration().first(),
         "servers": servers_from(image, request),
         **_some(events),

@@ -7,6 +7,7 @@ from django.test import SimpleTestCase
 from django.urls import URLPattern, URLResolver, get_resolver
 
 from accounts.permissions import Capability
+from controlpanel.urls import images
 
 # Each imports only from those before it; settings and urls put the layers together.
 LAYERS = ["controlpanel", "accounts", "images", "sharing", "servers"]
@@ -113,6 +114,21 @@ class ArchitectureTests(SimpleTestCase):
         }
         assert "servers.schedules" in with_jobs
         assert with_jobs <= found
+
+    def test_every_operation_on_images_has_its_gate(self):
+        gated = 0
+        for _, router in images._routers:
+            for view in router.path_operations.values():
+                for operation in view.operations:
+                    if operation.auth_param is None:  # versions are for everyone
+                        assert "version" in operation.view_func.__name__
+                        continue
+                    with self.subTest(operation=operation.view_func.__name__):
+                        assert isinstance(
+                            capability_of(operation.view_func), Capability
+                        )
+                        gated += 1
+        assert gated > 20
 
     def test_only_permissions_knows_what_a_role_allows(self):
         assert not [

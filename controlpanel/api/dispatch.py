@@ -50,13 +50,13 @@ def _answer(request: HttpRequest, service: str) -> HttpResponseBase:
         found = _find(request.path_info)
         response: HttpResponseBase = found.func(request, *found.args, **found.kwargs)
     except Resolver404:
-        return faults.answer(service, faults.NotFound())
+        return faults.answer(service, faults.NotFound(), request)
     except Exception as problem:  # the last place that can answer
-        return faults.answer(service, problem)
+        return faults.answer(service, problem, request)
     if isinstance(response, HttpResponseNotAllowed):
         allowed = response["Allow"]
         fault = faults.Fault(405, f"Only {allowed} can be used here.", Allow=allowed)
-        return faults.answer(service, fault)
+        return faults.answer(service, fault, request)
     return response
 
 

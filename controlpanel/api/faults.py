@@ -1,13 +1,14 @@
 """What the API answers when it says no, in the words and shapes of each service.
 
-The clients read the shapes: keystoneauth wants `error.message`, python-glanceclient
-the `message` beside `code`, Nova's callers one key that names the kind of fault.
+The clients read the shapes: keystoneauth wants `error.message`, openstacksdk takes the
+`message` beside `code`, Nova's callers one key that names the kind of fault.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from html import escape
 from http import HTTPStatus
 from typing import Any
 
@@ -113,11 +114,37 @@ DIALECTS: dict[str, Dialect] = {
 }
 
 
-def answer(service: str, problem: Exception) -> HttpResponse:
+PAGE = """<html>
+ <head>
+  <title>{title}</title>
+ </head>
+ <body>
+  <h1>{title}</h1>
+  {message}
+ </body>
+</html>
+"""
+
+
+def answer(service: str, problem: Exception, request: HttpRequest) -> HttpResponse:
     """The response to whatever an operation of the service has raised."""
     fault = fault_of(problem)
+    if service == "image" and _reads_pages(request):
+        title = f"{fault.status.value} {fault.status.phrase}"
+        page = PAGE.format(title=title, message=escape(str(fault)))
+        return HttpResponse(page, status=fault.status, headers=fault.headers)
     body = DIALECTS[service](fault.status, str(fault))
     return JsonResponse(body, status=fault.status, headers=fault.headers)
+
+
+def _reads_pages(request: HttpRequest) -> bool:
+    """As the Image API has it: JSON is for those who ask for it by name, and
+    python-glanceclient, which takes anything, falls over that of an error.
+    """
+    accepted = request.headers.get("Accept", "")
+    return "application/json" not in accepted and (
+        "*/*" in accepted or "text/html" in accepted
+    )
 
 
 def fault_of(problem: Exception) -> Fault:
@@ -164,7 +191,7 @@ def install(api: NinjaAPI, service: str) -> None:
     """Have all that the operations of one service raise answered in its dialect."""
 
     def handle(request: HttpRequest, problem: Any) -> HttpResponse:
-        return answer(service, problem)
+        return answer(service, problem, request)
 
     for kind in (Exception, ValidationError, HttpError, AuthenticationError, Http404):
         api.add_exception_handler(kind, handle)

@@ -68,6 +68,8 @@ class Inspection:
     format: str
     virtual_size: int
     will_convert: bool
+    # Why no server could start from it; only where any data is taken.
+    unbootable: str = ""
 
 
 class Received(NamedTuple):
@@ -134,10 +136,21 @@ class ImageStore(Protocol):
     def receive(self, upload_id: UUID, *, limit: int) -> Receiver:
         """Take in a file of at most `limit` bytes, to be used as context manager."""
 
-    def inspect(self, upload_id: UUID) -> Inspection:
-        """Look at the header only, in well under a second; raises Refused."""
+    def inspect(self, upload_id: UUID, *, any_data: bool = False) -> Inspection:
+        """Look at the header only, in well under a second; raises Refused.
 
-    def admit(self, upload_id: UUID, *, progress: Progress | None = None) -> Stored:
+        With `any_data` also what no server could start from is taken: data that is no
+        disk image (as raw), and disks without a boot sector. What is damaged, or made
+        to mislead, is refused all the same.
+        """
+
+    def admit(
+        self,
+        upload_id: UUID,
+        *,
+        any_data: bool = False,
+        progress: Progress | None = None,
+    ) -> Stored:
         """Check all of a received file and make it a blob; takes seconds to minutes.
 
         Raw and qcow2 keep every byte; other formats become qcow2. Progress is told

@@ -37,6 +37,9 @@ DRIVERS = {
     "vdi": "vdi",
 }
 KEPT = {"raw", "qcow2"}
+NO_BOOT_SECTOR = (
+    "The disk in the image has no boot sector, so no server could start from it."
+)
 DAMAGED = "The image is damaged or incomplete: please upload it again."
 # What qemu-img check exits with besides 0 for a usable image.
 LEAKS_ONLY = 3
@@ -60,19 +63,27 @@ class Checker:
 
     max_virtual_bytes: int
 
-    def look(self, path: Path) -> Inspection:
+    def look(self, path: Path, *, any_data: bool = False) -> Inspection:
         """Whatever can be told within a second; raises Refused."""
         if reason := missing_program():
             raise Unavailable(reason)
-        said = self._read_header(path)
+        said, unbootable = self._read_header(path), ""
+        if "refused" in said:
+            refusal = str(said["refused"])
+            if said["is_disk"] or not any_data:
+                raise Refused(refusal)
+            return Inspection("raw", path.stat().st_size, False, refusal)
         found, claimed = str(said["format"]), int(said["virtual_size"])
         self._refuse_size(claimed)
         size = claimed
         if found != "raw":
             size = self._ask_size(path, found)
             self._refuse_size(size)
-            self._refuse_unbootable(path, found)
-        return Inspection(found, size, will_convert=found not in KEPT)
+            if not self._has_boot_sector(path, found):
+                unbootable = NO_BOOT_SECTOR
+        if unbootable and not any_data:
+            raise Refused(unbootable)
+        return Inspection(found, size, found not in KEPT, unbootable)
 
     def read_all(
         self, path: Path, found: Inspection, *, progress: Progress | None = None
@@ -135,8 +146,6 @@ class Checker:
         except ValueError:
             # The parser fell over the file, or had to be stopped.
             raise Refused(header.NOT_A_DISK, ended.err) from None
-        if "refused" in said:
-            raise Refused(str(said["refused"]))
         return said
 
     def _ask_size(self, path: Path, found: str) -> int:
@@ -147,7 +156,7 @@ class Checker:
             raise fault_of(asked)
         return int(json.loads(asked.out)["virtual-size"])
 
-    def _refuse_unbootable(self, path: Path, found: str) -> None:
+    def _has_boot_sector(self, path: Path, found: str) -> bool:
         read = run_limited(
             [
                 *("qemu-io", "-r", "-f", DRIVERS[found]),
@@ -158,12 +167,10 @@ class Checker:
             Limits(),
         )
         if "verification failed" in read.out + read.err:
-            raise Refused(
-                "The disk in the image has no boot sector, so no server could start "
-                "from it."
-            )
+            return False
         if read.failed:
             raise fault_of(read)
+        return True
 
     def _refuse_inconsistent(
         self, path: Path, found: Inspection, limits: Limits

@@ -71,6 +71,10 @@ class NotAccepted(Exception):
     """The text is the sentence for the user."""
 
 
+class NoDisk(NotAccepted):
+    """It pretends to be no disk, so it does no harm where nothing starts from it."""
+
+
 def examine(path: Path) -> dict[str, str | int]:
     """The format and the virtual size that the header claims; raises NotAccepted."""
     size = path.stat().st_size
@@ -86,9 +90,9 @@ def examine(path: Path) -> dict[str, str | int]:
     found = _detect(head + tail)
     name = str(found)
     if name in BANNED:
-        raise NotAccepted(BANNED[name])
+        raise NoDisk(BANNED[name])
     if name not in KINDS:
-        raise NotAccepted(NOT_A_DISK)
+        raise NoDisk(NOT_A_DISK)
     try:
         found.safety_check()
     except format_inspector.SafetyCheckFailed as unsafe:
@@ -119,12 +123,12 @@ def _refuse_packed(head: bytes) -> None:
         return
     for magic, program in COMPRESSED.items():
         if head.startswith(magic):
-            raise NotAccepted(
+            raise NoDisk(
                 f"The file is compressed with {program}. Decompress it first, then "
                 "upload the disk image."
             )
     if head[257:262] == b"ustar":
-        raise NotAccepted(
+        raise NoDisk(
             "This is a tar or OVA archive. Unpack it first, then upload the disk "
             "image that is in it."
         )
@@ -138,7 +142,7 @@ def _detect(content: bytes) -> format_inspector.FileInspector:
     formats = wrapper.formats or []
     names = {str(each) for each in formats}
     if "iso" in names:
-        raise NotAccepted(BANNED["iso"])
+        raise NoDisk(BANNED["iso"])
     if len(formats) != 1:
         raise NotAccepted(
             "The file looks like several formats at once: " + ", ".join(sorted(names))
@@ -208,11 +212,11 @@ def _refuse_unbootable(head: bytes) -> None:
     }
     for name, is_there in file_systems.items():
         if is_there:
-            raise NotAccepted(
+            raise NoDisk(
                 f"This is a bare {name} file system without a boot sector, so no "
                 "server could start from it. Upload the whole disk."
             )
-    raise NotAccepted(NOT_A_DISK)
+    raise NoDisk(NOT_A_DISK)
 
 
 def _has_boot_signature(head: bytes) -> bool:
@@ -223,7 +227,7 @@ def main() -> None:
     try:
         answer = examine(Path(sys.argv[1]))
     except NotAccepted as refusal:
-        answer = {"refused": str(refusal)}
+        answer = {"refused": str(refusal), "is_disk": not isinstance(refusal, NoDisk)}
     json.dump(answer, sys.stdout)
 
 

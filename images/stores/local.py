@@ -96,14 +96,20 @@ class LocalStore:
             free_bytes=self.free_bytes,
         )
 
-    def inspect(self, upload_id: UUID) -> Inspection:
-        return self._checker.look(self._received(upload_id))
+    def inspect(self, upload_id: UUID, *, any_data: bool = False) -> Inspection:
+        return self._checker.look(self._received(upload_id), any_data=any_data)
 
-    def admit(self, upload_id: UUID, *, progress: Progress | None = None) -> Stored:
+    def admit(
+        self,
+        upload_id: UUID,
+        *,
+        any_data: bool = False,
+        progress: Progress | None = None,
+    ) -> Stored:
         with _locked(self._received(upload_id)):
             # Asked for again, for it may have been discarded while we waited.
             final = data = self._received(upload_id)
-            found = self._checker.look(data)
+            found = self._checker.look(data, any_data=any_data)
             if found.will_convert:
                 final = self._upload(upload_id, "work")
                 self._convert(data, found, final, progress=_part(0, 90, progress))

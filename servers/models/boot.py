@@ -30,6 +30,8 @@ def lock_bootable(image_id: UUID, account: Account) -> Image:
     if not image.is_active:
         state = image.get_status_display().lower()
         raise NotBootable(f"{image} cannot be booted: it is {state}.")
+    if image.unbootable_reason:
+        raise NotBootable(f"{image} cannot be booted. {image.unbootable_reason}")
     if not Image.objects.bootable_by(account).filter(pk=image.pk).exists():
         raise NotBootable(f"{image} cannot be booted at present.")
     return image

@@ -7,10 +7,16 @@ from sharing.models.share import (
     ImageShare,
     ImageShareQuerySet,
 )
-from sharing.models.status import ShareConflict, ShareStatus
+from sharing.models.status import (
+    AlreadyShared,
+    ShareConflict,
+    ShareLimit,
+    ShareStatus,
+)
 from sharing.models.withdrawal import Withdrawal
 
 __all__ = [
+    "AlreadyShared",
     "ImageReport",
     "ImageShare",
     "ImageShareQuerySet",
@@ -18,6 +24,7 @@ __all__ = [
     "ShareDeclaration",
     "ShareEvent",
     "ShareEventQuerySet",
+    "ShareLimit",
     "ShareStatus",
     "Withdrawal",
 ]

@@ -27,10 +27,15 @@ from procrastinate.contrib.django import app as jobs
 from accounts.models import Account, LimitUse, Region, RoleGrant, User
 from accounts.regions import RegionChoice
 from controlpanel.jobs import MAIL
-from images.models import Image
+from images.models import PRIVATE, Image
 from sharing.models.declaration import ShareDeclaration
 from sharing.models.event import ShareEvent
-from sharing.models.status import ShareConflict, ShareStatus
+from sharing.models.status import (
+    AlreadyShared,
+    ShareConflict,
+    ShareLimit,
+    ShareStatus,
+)
 from sharing.models.withdrawal import Withdrawal
 
 
@@ -123,10 +128,12 @@ class ImageShareQuerySet(models.QuerySet["ImageShare"]):
             raise ShareConflict(
                 f"{image} cannot be shared: it is {locked.get_status_display()}."
             )
+        if locked.private:
+            raise ShareConflict(PRIVATE)
         limit = settings.SHARING["members_per_image"]
         others = self.filter(image=locked).exclude(consumer_number=number)
         if len(others.values_list("pk")[:limit]) >= limit:
-            raise ShareConflict(
+            raise ShareLimit(
                 f"{image} is shared with {limit} accounts already, which is as many "
                 "as an image can have. Remove one first."
             )
@@ -155,7 +162,7 @@ class ImageShareQuerySet(models.QuerySet["ImageShare"]):
             },
         )
         if not created:
-            raise ShareConflict(share.why_not_again)
+            raise AlreadyShared(share.why_not_again)
         # Last, so that what is refused uses nothing up: it is rolled back.
         LimitUse.take(
             cast(Account, image.owner),
@@ -310,7 +317,7 @@ class ImageShare(models.Model):
     def is_available(self) -> bool:
         """Could be booted now, were it accepted."""
         owner = cast(Account, self.image.owner)
-        return self.image.is_active and not owner.is_suspended
+        return self.image.is_bootable and not owner.is_suspended
 
     @property
     def can_be_accepted(self) -> bool:

@@ -15,3 +15,11 @@ class ShareStatus(models.TextChoices):
 
 class ShareConflict(Conflict):
     """The share is not in a state that allows this change."""
+
+
+class AlreadyShared(ShareConflict):
+    """The image is offered to this account, whatever was answered."""
+
+
+class ShareLimit(ShareConflict):
+    """The image is shared with as many accounts as it may be."""

@@ -2,6 +2,9 @@
 
 import json
 
+from django.conf import settings
+from django.test import override_settings
+
 from accounts.models import Token
 from controlpanel.api import rates
 from tests.cast import CastTestCase
@@ -20,8 +23,9 @@ def for_project(number):
     return {"project": {"id": number}}
 
 
+@override_settings(API=settings.API | {"upload_wait_seconds": 0})
 class ApiTestCase(CastTestCase):
-    """Requests with the token of somebody of the cast, in JSON."""
+    """Requests with the token of somebody of the cast, in JSON; there is no worker."""
 
     def setUp(self):
         super().setUp()

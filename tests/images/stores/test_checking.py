@@ -29,6 +29,37 @@ CONVERTED = {
     "VHDX": ("vhdx",),
 }
 
+NO_USE_TO_A_SERVER = {
+    corpus.text: ("raw", "not a disk image"),
+    corpus.gzipped: ("raw", "compressed with gzip"),
+    corpus.iso: ("raw", "installation disc"),
+    corpus.bare_ext4: ("raw", "bare ext file system"),
+    corpus.blank_qcow2: ("qcow2", "no boot sector"),
+}
+
+
+@needs_qemu
+class AnyDataTests(StoreCase):
+    def test_what_no_server_starts_from_is_kept_byte_for_byte_and_says_why(self):
+        for make, (form, words) in NO_USE_TO_A_SERVER.items():
+            with self.subTest(make.__name__):
+                path = make(self.folder / "image")
+                upload_id = self.upload(path)
+                found = self.store.inspect(upload_id, any_data=True)
+                assert (found.format, found.will_convert) == (form, False)
+                assert words in found.unbootable
+                stored = self.store.admit(upload_id, any_data=True)
+                assert stored.disk_format == form
+                sent = hashlib.sha256(path.read_bytes()).hexdigest()
+                assert stored.digest == sent
+
+    def test_what_is_damaged_or_misleads_is_refused_all_the_same(self):
+        for make in (corpus.empty, corpus.backing_file, corpus.cut_off_gpt):
+            with self.subTest(make.__name__):
+                upload_id = self.upload(make(self.folder / "image"))
+                with pytest.raises(Refused):
+                    self.store.inspect(upload_id, any_data=True)
+
 
 @needs_qemu
 class BadImageTests(StoreCase):

@@ -62,7 +62,7 @@ class HeaderTests(StoreCase):
         good = corpus.raw_mbr(self.folder / "good")
         bad = corpus.empty(self.folder / "bad")
         assert _said_of(good)["format"] == "raw"
-        assert _said_of(bad) == {"refused": "The file is empty."}
+        assert _said_of(bad) == {"refused": "The file is empty.", "is_disk": True}
 
     def test_garbled_headers_never_name_an_unknown_format(self):
         chance = random.Random(3)  # noqa: S311

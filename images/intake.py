@@ -1,0 +1,111 @@
+"""Data that a client of the API sends to an image: received, looked at, handed over.
+
+    PUT file:      start_saving, receive, check
+    stage, import: start_staging, receive, note_staged; start_saving, check
+
+Whatever goes wrong before the hand-over leaves the image waiting for data again, and
+no file.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+
+from django.conf import settings
+from django.db import transaction
+
+from accounts.models import Account, Quota
+from images.models import Image, ImageConflict
+from images.reconciling import defer_admit
+from images.stores import ImageStore, Inspection, Received, Refused, store_for
+
+# What the panel converts from, or keeps. Other formats are only kept.
+DISKS = {"raw", "qcow2", "vmdk", "vhd", "vhdx", "vdi"}
+KEPT_AS_IT_IS = "Servers start from bare disk images; this was sent as {}."
+# How often an image whose data is arriving says that somebody is at work on it.
+BEAT = 30.0
+
+
+class Gone(Exception):
+    """The image was deleted while its data came."""
+
+
+def store_of(image: Image) -> ImageStore:
+    return store_for(image.region.backend)
+
+
+@contextmanager
+def or_await_data_again(image: Image) -> Iterator[None]:
+    """Undo what was begun if it is not brought to an end."""
+    try:
+        yield
+    except BaseException:
+        store_of(image).discard(image.pk)
+        with suppress(ImageConflict):
+            image.await_data_again()
+        raise
+
+
+def receive(image: Image, pieces: Iterable[bytes], *, limit: int) -> Received:
+    """Write the data into the store, under the image's ID."""
+    beaten = time.monotonic()
+    with store_of(image).receive(image.pk, limit=limit) as receiver:
+        for piece in pieces:
+            receiver.write(piece)
+            if time.monotonic() - beaten > BEAT:
+                beaten = time.monotonic()
+                if not image.beat():
+                    raise Gone
+        return receiver.finish()
+
+
+def check(image: Image, account: Account, *, size: int) -> None:
+    """Look at the data, and have the worker read all of it.
+
+    Raises Refused, or QuotaReached.
+    """
+    found = store_of(image).inspect(image.pk, any_data=True)
+    unbootable = why_unbootable(image, found)
+    with transaction.atomic():
+        account.make_room({Quota.IMAGE_BYTES: size - image.size})
+        image.note_received(size, found, unbootable)
+        defer_admit(image)
+
+
+def why_unbootable(image: Image, found: Inspection) -> str:
+    """Why no server can start from the data; raises Refused if it is none of what the
+    image is declared to be.
+    """
+    declared = image.disk_format
+    is_bare_disk = image.container_format == "bare" and declared in DISKS
+    if is_bare_disk:
+        fits = declared in {"raw", found.format}
+        # Raw data that is no disk is nothing but raw.
+        fits = fits and (
+            declared == "raw" or not found.unbootable or found.format != "raw"
+        )
+    else:
+        fits = found.format in {"raw", declared}
+    if not fits:
+        raise Refused(
+            f"Image disk_format {declared} does not match stream data {found.format}."
+        )
+    if not is_bare_disk:
+        kind = f"{image.container_format}, {declared}"
+        return found.unbootable or KEPT_AS_IT_IS.format(kind)
+    return found.unbootable
+
+
+def wait_for_check(image: Image) -> None:
+    """Until the worker has checked the data, as clients expect of an upload, but not
+    for longer than the settings have it.
+    """
+    end = time.monotonic() + settings.API["upload_wait_seconds"]
+    pause = 0.05
+    image.refresh_from_db()
+    while image.status == Image.Status.SAVING and time.monotonic() < end:
+        time.sleep(pause)
+        pause = min(1.0, pause * 1.5)
+        image.refresh_from_db()
