@@ -1,11 +1,13 @@
 from collections.abc import Callable
 
 from django.contrib import admin
+from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest
 from django.utils.html import format_html_join
 
 from controlpanel.admin import ReadOnly
 from controlpanel.figures import size_text
+from images.stores import StoreError, store_for
 from servers.compute.base import Capacity, ComputeError
 from servers.models import (
     Flavor,
@@ -44,7 +46,16 @@ class ServerAdmin(ReadOnly):
 class RegionCapacityAdmin(ReadOnly):
     """What each region has, and has left. Regions of one backend share its host."""
 
-    list_display = ["code", "name", "backend", "servers", "memory", "disk", "trouble"]
+    list_display = [
+        "code",
+        "name",
+        "backend",
+        "servers",
+        "memory",
+        "disk",
+        "images",
+        "trouble",
+    ]
     list_display_links = None
 
     @admin.display(description="Servers left")
@@ -58,6 +69,13 @@ class RegionCapacityAdmin(ReadOnly):
     @admin.display(description="Disk left above the floor")
     def disk(self, region: RegionCapacity) -> str:
         return self._left(region, lambda room: size_text(room.free_bytes))
+
+    @admin.display(description="Left for images")
+    def images(self, region: RegionCapacity) -> str:
+        try:
+            return size_text(store_for(region.backend).free_bytes())
+        except (ImproperlyConfigured, StoreError, OSError):
+            return "-"
 
     @admin.display(description="No servers, because")
     def trouble(self, region: RegionCapacity) -> str:

@@ -88,6 +88,7 @@ def world(cast):
             name=name,
             origin="server",
             source_server_id=server.pk,
+            source_server_name=server.name,
             schedule_id=schedule.pk,
         )
     schedule.skip("The account has too many images.", now=schedule.next_at)

@@ -678,6 +678,9 @@ class CreateImageTests(ServerViewTestCase):
         with mock.patch.object(FakeStore, "full", new=True):
             response = self.post("create-image", self.web.pk)
             self.assertContains(response, "no room left", status_code=422)
+        self.compute.size = replace(self.compute.size, free_bytes=0)
+        response = self.post("create-image", self.web.pk)
+        self.assertContains(response, "no room left", status_code=422)
         self.web.refresh_from_db()
         assert self.web.task == ""
 
