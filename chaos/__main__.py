@@ -42,7 +42,7 @@ from tools.tiny_linux import TinyLinuxError, base_image
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "faults.md"
 TABLE_BEGIN, TABLE_END = "<!-- table begins -->", "<!-- table ends -->"
-BATCH = 20
+BATCH = 25
 # Within this many seconds everything must be at rest again, by itself.
 PATIENCE = 150
 USERS = ["alice", "anna", "bob", "boris"]
@@ -154,7 +154,7 @@ class Run:
             return not open_ends
 
         for _ in range(times):
-            pause = time.monotonic() + self.dice.uniform(0.2, 2)
+            pause = time.monotonic() + self.dice.uniform(0.2, 1.8)
             while time.monotonic() < pause:
                 look()
                 self.panel.wait(0.1)
@@ -195,9 +195,12 @@ class Run:
         self.crowd.pause()
         self.panel.wait(90, until=self.crowd.is_idle)
         found: list[Finding] = []
+        last = ""
 
         def is_well() -> bool:
+            nonlocal last
             self.panel.wait(0.5)
+            last = found[0].text if found else last
             found[:] = self.checks.all()
             if found and all(each.kind is Kind.ORPHANED for each in found):
                 self._let_a_day_pass()
@@ -215,7 +218,8 @@ class Run:
                 Finding(Kind.LOST, f"page: {problem}")
                 for problem in visitor.look_around()
             ]
-        say(f"  at rest after {seconds:.1f} s" if rested else "  not at rest")
+        rest = f"at rest after {seconds:.1f} s" if rested else "not at rest"
+        say(f"  {rest}; last: {last or 'nothing'}")
         for finding in found:
             say(f"  {finding.kind}: {finding.text}")
         for row in rows:

@@ -183,7 +183,7 @@ def postgres_restarted(scene: Scene) -> None:
 def two_workers(scene: Scene) -> None:
     """Started by mistake beside the first one, on the same folder."""
     scene.panel.spare_worker.start()
-    scene.load(25)
+    scene.load(18)
     scene.panel.end_spare_worker()
 
 
@@ -210,7 +210,7 @@ def full_disk(scene: Scene) -> None:
         with filler.open("wb", buffering=0) as file, suppress(OSError):
             while True:
                 file.write(bytes(1 << 20))
-        scene.load(15)
+        scene.load(12)
         _harm_all(scene)
     finally:
         with suppress(OSError):
@@ -224,7 +224,7 @@ def read_only_store(scene: Scene) -> None:
     scene.panel.wait(60, until=lambda: scene.panel.remount(images, "ro"))
     _harm_all(scene)
     try:
-        scene.load(15)
+        scene.load(12)
         _harm_all(scene)
     finally:
         scene.panel.remount(images, "rw")
@@ -235,7 +235,7 @@ def clock_jumps(scene: Scene) -> None:
         scene.load(4)
         for offset in ("+2d", "+2h", "-2h", "+0"):
             set_clock(offset)
-            scene.load(9)
+            scene.load(7)
         # It is still noticed what goes wrong after that.
         kill_qemu(scene)
         scene.panel.wait(25, until=lambda: not _unnoticed(scene))
