@@ -4,6 +4,7 @@ import sys
 from unittest import mock
 
 from django.test import TransactionTestCase
+from django.utils import timezone
 
 from images.models import Blob, Image
 from servers import tasks, withdrawals
@@ -224,6 +225,20 @@ class DetachTests(WithdrawalTestCase):
         withdrawals.detach()
         self.assert_detached()
         assert self.server.status == "SHUTOFF"
+
+    def test_what_was_begun_and_done_meanwhile_counts_as_well(self):
+        """Rebuilt, say: the disk that stands alone is then not the one it has."""
+
+        def change():
+            self.compute.at_detach = lambda: None
+            Server.objects.update(changed_at=timezone.now())
+
+        self.compute.at_detach = change
+        self.share.revoke(by=self.alice)
+        work()
+
+        self.assert_detached()
+        assert self.compute.deeds.count("detach") == 2
 
     def test_a_busy_server_is_asked_again(self):
         self.compute.trouble = ServerBusy("busy")
