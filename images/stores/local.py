@@ -42,10 +42,11 @@ from images.stores.base import (
 )
 from images.stores.checking import Checker, missing_program
 from images.stores.receiving import (
+    CANNOT_WRITE,
     LocalReceiver,
     sync_file,
     sync_folder,
-    telling_no_room,
+    telling_trouble,
     too_large,
 )
 
@@ -80,7 +81,7 @@ class LocalStore:
             may_write = os.access(self._folder("uploads"), os.W_OK | os.X_OK)
         except OSError:
             may_write = False
-        return "" if may_write else "The folder for images cannot be written to."
+        return "" if may_write else CANNOT_WRITE
 
     def free_bytes(self) -> int:
         disk = os.statvfs(self._folder("uploads"))
@@ -99,6 +100,7 @@ class LocalStore:
     def inspect(self, upload_id: UUID, *, any_data: bool = False) -> Inspection:
         return self._checker.look(self._received(upload_id), any_data=any_data)
 
+    @telling_trouble()
     def admit(
         self,
         upload_id: UUID,
@@ -146,6 +148,7 @@ class LocalStore:
                 self._copy_in(path, upload_id)
         return self.admit(upload_id, progress=progress)
 
+    @telling_trouble()
     def discard(self, upload_id: UUID) -> None:
         # The claim goes last: while anything of the upload is left, it protects.
         for kind in ("part", "work", "data", "claim"):
@@ -182,6 +185,7 @@ class LocalStore:
         except (BlobGone, OSError):
             return False
 
+    @telling_trouble()
     def delete(self, digest: str, *, in_use: Callable[[], bool]) -> bool:
         try:
             path = self.path(digest)
@@ -224,7 +228,7 @@ class LocalStore:
         sync_file(path)
         data = self._upload(upload_id, "data")
         # Another worker may do the same.
-        with telling_no_room(), suppress(FileExistsError):
+        with telling_trouble(), suppress(FileExistsError):
             data.hardlink_to(path)
             sync_folder(data.parent)
 
@@ -254,10 +258,10 @@ class LocalStore:
         """Give the file its name among the blobs, and claim it for the upload."""
         blob = self._blob(stored.digest, stored.disk_format)
         claim = self._upload(upload_id, "claim")
-        with telling_no_room():
+        with telling_trouble():
             folder = self._folder("blobs", blob.parent.name)
         final.chmod(0o444)
-        with _locked(folder), telling_no_room():
+        with _locked(folder), telling_trouble():
             if not blob.exists():
                 blob.hardlink_to(final)
                 sync_folder(folder)

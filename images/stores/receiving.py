@@ -12,9 +12,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from images.stores.base import Received, StoreError, StoreFull, TooLarge
+from images.stores.base import (
+    Received,
+    StoreError,
+    StoreFull,
+    TooLarge,
+    Unavailable,
+)
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_WRITING = {errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
+CANNOT_WRITE = "The folder for images cannot be written to."
 
 
 class LocalReceiver:
@@ -33,7 +41,7 @@ class LocalReceiver:
 
     def __enter__(self) -> Self:
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
-        with telling_no_room():
+        with telling_trouble():
             self._descriptor = os.open(self._part, flags, 0o600)
         try:
             # What a killed process left is overwritten; what a living one writes to
@@ -64,14 +72,14 @@ class LocalReceiver:
         if len(chunk) > self._free_bytes():
             raise StoreFull("There is no room left for images at the moment.")
         rest = memoryview(chunk)
-        with telling_no_room():
+        with telling_trouble():
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]
         self._hash.update(chunk)
         self.size += len(chunk)
 
     def finish(self) -> Received:
-        with telling_no_room():
+        with telling_trouble():
             os.fsync(self._descriptor)
         self._part.replace(self._whole)
         self._close()
@@ -90,21 +98,24 @@ def too_large(limit: int) -> TooLarge:
 
 
 @contextmanager
-def telling_no_room() -> Iterator[None]:
-    """Turn the system's ways to say that the disk is full into ours."""
+def telling_trouble() -> Iterator[None]:
+    """Turn what the system says of a disk that is full, or broken, into our words."""
     try:
         yield
     except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        raise StoreFull("There is no room left for images at the moment.") from error
+        if error.errno in NO_ROOM:
+            full = "There is no room left for images at the moment."
+            raise StoreFull(full) from error
+        if error.errno in NO_WRITING:
+            raise Unavailable(CANNOT_WRITE) from error
+        raise
 
 
 def sync_file(path: Path) -> None:
     """Have the file's bytes (or a folder's names) on the disk itself."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with telling_no_room():
+        with telling_trouble():
             os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -11,6 +11,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 from uuid import uuid4
@@ -160,6 +161,26 @@ class FullDiskTests(StoreCase):
         ):
             send(self.store, bytes(13 * MIB))
         assert self.left_over() == []
+
+    def test_a_disk_that_is_read_only_is_named_and_the_work_done_later(self):
+        kept = self.upload(corpus.converted(self.folder / "kept", "qcow2"))
+        stored = self.store.admit(kept)
+        self.store.discard(kept)
+        waiting = self.upload(corpus.converted(self.folder / "waiting", "vdi"))
+        root = str(self.folder / "store")
+        subprocess.check_call(["mount", "-o", "remount,ro", root])
+        for deed in (
+            partial(self.store.admit, waiting),
+            partial(self.store.discard, waiting),
+            partial(self.store.delete, stored.digest, in_use=lambda: False),
+        ):
+            with pytest.raises(Unavailable, match="cannot be written to"):
+                deed()
+
+        subprocess.check_call(["mount", "-o", "remount,rw", root])
+        assert self.store.delete(stored.digest, in_use=lambda: False)
+        self.store.admit(waiting)
+        self.store.discard(waiting)
 
     def test_a_conversion_without_room_leaves_the_upload_for_later(self):
         upload_id = self.upload(corpus.converted(self.folder / "image", "vdi"))
