@@ -307,11 +307,14 @@ def main() -> int:
     try:
         with Panel(folder, free_port()) as panel:
             run = Run(panel, options.seed)
-            run.kill(options.kills)
-            for single in singles:
-                run.strike(single)
-            run.crowd.end()
-            return report(run, options.write, time.monotonic() - begin)
+            try:
+                run.kill(options.kills)
+                for single in singles:
+                    run.strike(single)
+            finally:  # interrupted, it tells what there is so far
+                run.crowd.end()
+                status = report(run, options.write, time.monotonic() - begin)
+            return status
     except (DemoError, PostgresError, TinyLinuxError) as error:
         say(str(error))
         return 2
