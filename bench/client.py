@@ -70,9 +70,8 @@ def ask(port: int, step: Step) -> None:
         body = urlencode(step.form)
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
-        connection.request(
-            "POST" if body is not None else "GET", step.path, body, headers
-        )
+        method = step.method or ("POST" if body is not None else "GET")
+        connection.request(method, step.path, step.body or body, headers)
         response = connection.getresponse()
         response.read()
         if response.status not in step.expected:

@@ -25,7 +25,7 @@ from django.contrib.auth import (  # noqa: E402
 from django.db import connection  # noqa: E402
 from django.test import Client  # noqa: E402
 
-from accounts.models import Account, User  # noqa: E402
+from accounts.models import Account, Token, User  # noqa: E402
 from accounts.permissions import Role  # noqa: E402
 from accounts.sessions import SessionStore  # noqa: E402
 from bench.data import CONSUMER, PRODUCER  # noqa: E402
@@ -51,6 +51,12 @@ def sign_in(username: str, account_number: str) -> str:
     session[HASH_SESSION_KEY] = user.get_session_auth_hash()
     session.create()
     return str(session.session_key)
+
+
+def token_of(username: str, account_number: str) -> str:
+    user = User.objects.get(username=username)
+    account = Account.objects.get(pk=account_number)
+    return Token.objects.issue(user, account, methods=["password"]).plain
 
 
 def recorded(act: Callable[[], Any]) -> list[tuple[str, Any]]:
@@ -104,7 +110,15 @@ def _rows(node: dict[str, Any]) -> float:
 
 def take(client: Client, step: Step) -> None:
     client.cookies[settings.SESSION_COOKIE_NAME] = step.session
-    if step.form is None:
+    if step.method:
+        answer = client.generic(
+            step.method,
+            step.path,
+            step.body,
+            content_type="application/json",
+            headers=step.headers,
+        )
+    elif step.form is None:
         answer = client.get(step.path, headers=step.headers)
     else:
         answer = client.post(step.path, step.form, headers=step.headers)
@@ -121,12 +135,16 @@ def main() -> None:
         ]
     }
     settings.ALLOWED_HOSTS = ["*"]
+    image = _image_not_shared_with_the_consumer()
     cast = Cast(
         producer=PRODUCER,
         consumer=CONSUMER,
         producer_session=sign_in("bench-alice", PRODUCER),
         consumer_session=sign_in("bench-bob", CONSUMER),
-        image=str(_image_not_shared_with_the_consumer()),
+        image=str(image.pk),
+        region=image.region_id,
+        producer_token=token_of("bench-alice", PRODUCER),
+        consumer_token=token_of("bench-bob", CONSUMER),
         seen=_what_the_header_shows(),
     )
     queries, faults = {}, []
@@ -143,10 +161,10 @@ def main() -> None:
     )
 
 
-def _image_not_shared_with_the_consumer() -> Any:
+def _image_not_shared_with_the_consumer() -> Image:
     images = Image.objects.owned_by(Account.objects.get(pk=PRODUCER))
     shared = images.filter(shares__consumer_number=CONSUMER)
-    return images.exclude(pk__in=shared.values("pk")).values_list("pk", flat=True)[0]
+    return images.exclude(pk__in=shared.values("pk"))[0]
 
 
 def _share_of(cast: Cast) -> str:

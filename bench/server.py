@@ -28,6 +28,7 @@ def environment(url: str, data: Path) -> dict[str, str]:
         "ALLOWED_HOSTS": "127.0.0.1,testserver",
         "PLAIN_HTTP": "true",
         "OFFERS_PER_DAY": "1000000",
+        "API_REQUESTS_PER_MINUTE": "100000000",
         "DEBUG": "false",
     }
 
