@@ -12,7 +12,7 @@ from django.test import SimpleTestCase, TransactionTestCase
 from procrastinate.contrib.django import app as jobs
 from procrastinate.contrib.django.models import ProcrastinateJob
 
-from controlpanel.jobs import HOUSEKEEPING, MAIL
+from controlpanel.jobs import HOUSEKEEPING, IMAGES, MAIL, defer_for
 from controlpanel.worker import watch_clock
 from sharing.models import ImageReport
 from tests.factories import AccountFactory
@@ -143,6 +143,21 @@ class WorkerTests(WorkersMixin, TransactionTestCase):
         wait_until(lambda: self.mail_server.mails == 2)
         assert worker.poll() is None
 
+    def test_mails_that_nobody_takes_hold_up_no_other_queue(self):
+        for _ in range(8):
+            self.order_a_mail()
+        jobs.configure_task("accounts.tasks.prune", queue=HOUSEKEEPING).defer(
+            timestamp=0
+        )
+        defer_for("82000118", "images.tasks.admit", IMAGES, image_id=str(uuid.uuid4()))
+        self.start()
+        self.wait_for_callers(1)
+
+        others = ProcrastinateJob.objects.filter(queue_name__in=[HOUSEKEEPING, IMAGES])
+        wait_until(lambda: not others.exists())
+        assert self.mails_waiting().count() == 8
+        assert self.mails_waiting().filter(status="doing").count() == 1
+
     def test_a_job_that_gets_no_lock_in_time_is_tried_again(self):
         with psycopg.connect(database_url()) as other:
             other.execute("LOCK TABLE accounts_session IN ACCESS EXCLUSIVE MODE")
@@ -150,6 +165,24 @@ class WorkerTests(WorkersMixin, TransactionTestCase):
                 timestamp=0
             )
             self.start_worker(options="-c lock_timeout=100ms")
+            prunings = ProcrastinateJob.objects.filter(task_name="accounts.tasks.prune")
+            wait_until(lambda: prunings.get().attempts)
+
+        wait_until(lambda: not prunings.exists())
+
+    def test_a_job_whose_connection_is_cut_is_tried_again(self):
+        with psycopg.connect(database_url()) as other:
+            other.execute("LOCK TABLE accounts_session IN ACCESS EXCLUSIVE MODE")
+            jobs.configure_task("accounts.tasks.prune", queue=HOUSEKEEPING).defer(
+                timestamp=0
+            )
+            self.start_worker()
+            wait_until(
+                lambda: self.ask(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+                )
+            )
             prunings = ProcrastinateJob.objects.filter(task_name="accounts.tasks.prune")
             wait_until(lambda: prunings.get().attempts)
 
