@@ -25,7 +25,7 @@ from images import reconciling as images
 from images.models import Image
 from images.reconciling import ORPHANED_AFTER, STALE_AFTER, Finding, mend
 from servers.compute.backends import compute_for
-from servers.compute.base import Compute, ComputeError
+from servers.compute.base import Compute, ComputeError, PowerState
 from servers.models import Reconciliation, Server, ServerEvent, What
 from servers.snapshots import disks_nobody_awaits, images_without_job
 from servers.tasks import servers_that_differ, servers_without_job
@@ -105,7 +105,9 @@ def _all_findings(
     yield from servers_without_job(stale=stale)
     for backend in Region.objects.values_list("backend", flat=True).distinct():
         try:
-            yield from servers_nobody_knows(compute_for(backend))
+            compute = compute_for(backend)
+            yield from servers_nobody_knows(compute)
+            yield from processes_out_of_reach(compute)
         except ComputeError as error:
             yield Finding(
                 kind="region unavailable", subject=backend, sentence=str(error)
@@ -136,6 +138,24 @@ def servers_nobody_knows(compute: Compute) -> Iterator[Finding]:
             mend=partial(compute.destroy, server_id),
             needs_consent=not was_deleted,
         )
+
+
+def processes_out_of_reach(compute: Compute) -> Iterator[Finding]:
+    """Servers in error that the region does not know, though something of them runs."""
+    broken = Server.objects.settled().filter(status=Server.Status.ERROR)
+    for server in broken.filter(pk__in=compute.server_ids()):
+        found = compute.observe(server.pk)
+        if found.power_state is PowerState.NOSTATE and not found.reason:
+            yield Finding(
+                kind="process out of reach",
+                subject=str(server.pk),
+                sentence=(
+                    f"{server} runs on without its folder, so nobody can manage it, "
+                    "and its disk goes with it. Copy what matters; a repair ends it."
+                ),
+                mend=partial(compute.destroy, server.pk),
+                needs_consent=True,
+            )
 
 
 def jobs_about_nothing(*, before: datetime) -> Iterator[Finding]:

@@ -90,6 +90,21 @@ class FindingTests(ReconcilingTestCase):
 
         assert self.repair() == [("server without a row", True)]
 
+    def test_a_process_without_its_folder_waits_for_consent(self):
+        Server.objects.update(status="ERROR")
+        self.compute.power[self.server.pk] = PowerState.NOSTATE
+
+        assert self.repair(with_consent=False) == [("process out of reach", True)]
+        assert self.repair() == [("process out of reach", False)]
+        assert self.compute.server_ids() == set()
+
+    def test_one_whose_disk_may_come_back_is_left_alone(self):
+        Server.objects.update(status="ERROR")
+        self.compute.power[self.server.pk] = PowerState.NOSTATE
+        self.compute.reasons[self.server.pk] = "The server's disk is missing."
+
+        assert self.kinds() == []
+
     def test_a_deed_without_a_job_gets_one(self):
         self.server.power_off(by=self.bob)
         Server.objects.update(changed_at=timezone.now() - HOUR)
