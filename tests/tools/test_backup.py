@@ -1,5 +1,6 @@
 """A panel is backed up, lost, and restored elsewhere: by real PostgreSQL and QEMU."""
 
+import json
 import os
 import shutil
 import struct
@@ -260,6 +261,8 @@ class RestoredPanelTests(BackupTestCase):
         shutil.rmtree(self.data)
 
         self.manage("migrate", "--check")
+        found = json.loads(self.manage("reconcile", "--json", status=1))
+        assert {each["subject"] for each in found} == {str(self.running.pk)}
         with self.worker():
             self.wait_for_status(self.running, "ERROR")
             self.tell("power_on")
@@ -299,14 +302,18 @@ class RestoredPanelTests(BackupTestCase):
             "MIN_FREE_MIB": "0",
         }
 
-    def manage(self, *arguments):
-        subprocess.run(
+    def manage(self, *arguments, status=0):
+        done = subprocess.run(
             [sys.executable, "manage.py", *arguments],
             cwd=PROJECT,
             env=self.environment,
-            check=True,
+            check=False,
+            stdout=subprocess.PIPE,
+            text=True,
             timeout=120,
         )
+        assert done.returncode == status, done.stdout
+        return done.stdout
 
     def tell(self, verb):
         """As Bob does it by his page, in the panel that was restored."""
