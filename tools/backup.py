@@ -23,10 +23,12 @@ The disk of a server that runs changes while it is read, so it is left out and n
 import argparse
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import time
 from pathlib import Path
+from uuid import UUID
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -37,7 +39,9 @@ from servers.compute.folder import ServerFolder, all_folders
 
 _DUMP = "database"
 # Of a server; all else in its folder is made anew.
-_KEPT = ("state.json", "disk.qcow2", "seed.tar")
+_KEPT = ("state.json", "disk.qcow2", "seed.tar", "order")
+# Where a qcow2 file has the name of the file that it rests on: offset and length.
+_BACKING = struct.Struct(">8xQI")
 # How long a deed with a server is waited for, in seconds.
 _PATIENCE = 60
 # What libpq calls the parts of an address in the environment.
@@ -75,6 +79,31 @@ def save(url: str, data: Path, folder: Path) -> Path:
 
 def restore(url: str, data: Path, backup: Path) -> None:
     """Bring a backup back; raises BackupError before it would overwrite anything."""
+    _check_empty(url, data, backup)
+    _run(
+        url,
+        *("pg_restore", "--exit-on-error", "--single-transaction", "--no-owner"),
+        *("--no-acl", f"--dbname={conninfo_to_dict(url).get('dbname', '')}"),
+        str(backup / _DUMP),
+    )
+    data.mkdir(parents=True, exist_ok=True)
+    with psycopg.connect(url) as connection:
+        rows = connection.execute("SELECT digest, disk_format FROM images_blob")
+        names = [Path(digest[:2], f"{digest}.{form}") for digest, form in rows]
+        rows = connection.execute(
+            "SELECT s.id, b.digest FROM servers_server s"
+            " LEFT JOIN images_blob b ON b.id = s.blob_id"
+        )
+        digests: dict[UUID, str | None] = dict(rows.fetchall())
+    for name in names:
+        _restore_blob(name, backup.parent / "blobs", data / "images" / "blobs")
+    for server in all_folders(backup / "servers"):
+        if server.id in digests:  # else it is newer than the database
+            _restore_server(server, data / "servers", digests[server.id])
+    say(f"database, {len(names)} image files, disks of servers")
+
+
+def _check_empty(url: str, data: Path, backup: Path) -> None:
     if not (backup / _DUMP).is_file():
         raise BackupError(f"{backup} is no backup.")
     for kept in ("images", "servers"):
@@ -84,29 +113,6 @@ def restore(url: str, data: Path, backup: Path) -> None:
         found = connection.execute("SELECT FROM pg_tables WHERE schemaname = 'public'")
         if found.fetchone() is not None:
             raise BackupError("The database is not empty.")
-    _run(
-        url,
-        *("pg_restore", "--exit-on-error", "--single-transaction", "--no-owner"),
-        *("--no-acl", f"--dbname={conninfo_to_dict(url).get('dbname', '')}"),
-        str(backup / _DUMP),
-    )
-    data.mkdir(parents=True, exist_ok=True)
-    blobs = data / "images" / "blobs"
-    with psycopg.connect(url) as connection:
-        rows = connection.execute("SELECT digest, disk_format FROM images_blob")
-        names = [Path(digest[:2], f"{digest}.{form}") for digest, form in rows]
-    for name in names:
-        source = backup.parent / "blobs" / name
-        if source.is_file():
-            _copy_blob(source, blobs / name)
-            # As the store makes them, whatever our umask is.
-            for folder in (blobs.parent, blobs, blobs / name.parent):
-                folder.chmod(0o755)
-        else:
-            say(f"not in the backup: the image file {name.stem}")
-    if (backup / "servers").is_dir():
-        shutil.copytree(backup / "servers", data / "servers")
-    say(f"database, {len(names)} image files, disks of servers")
 
 
 # Files
@@ -123,6 +129,16 @@ def _copy_blobs(source: Path, target: Path) -> int:
                 continue
             count += 1
     return count
+
+
+def _restore_blob(name: Path, source: Path, target: Path) -> None:
+    if not (source / name).is_file():
+        say(f"not in the backup: the image file {name.stem}")
+        return
+    _copy_blob(source / name, target / name)
+    # As the store makes them, whatever our umask is.
+    for folder in (target.parent, target, (target / name).parent):
+        folder.chmod(0o755)
 
 
 def _copy_blob(source: Path, target: Path) -> None:
@@ -152,6 +168,25 @@ def _save_server(server: ServerFolder, target: Path) -> None:
         pass  # deleted since we looked
     except ServerBusy:
         say(f"left out, since it is being worked on: the server {server.id}")
+
+
+def _restore_server(server: ServerFolder, target: Path, digest: str | None) -> None:
+    image = _image_of(server.disk)
+    if image and image != digest:
+        say(f"left out, since it was rebuilt after the database: server {server.id}")
+        return
+    target.mkdir(mode=0o700, exist_ok=True)
+    shutil.copytree(server.path, target / server.path.name)
+
+
+def _image_of(disk: Path) -> str:
+    """The digest of the image file that the disk rests on, empty if on none."""
+    if not disk.exists():
+        return ""
+    with disk.open("rb") as stream:
+        offset, length = _BACKING.unpack(stream.read(_BACKING.size))
+        stream.seek(offset)
+        return Path(os.fsdecode(stream.read(length))).stem if offset else ""
 
 
 def _sync(path: Path) -> None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from pathlib import Path
 from unittest import mock
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -23,9 +24,11 @@ from psycopg.conninfo import make_conninfo
 from accounts.permissions import Role
 from images.base_images import add_base_image
 from images.models import Image
+from images.stores import store_for
 from servers import tasks
-from servers.compute import process
+from servers.compute import disks, process
 from servers.compute.backends import compute_for
+from servers.compute.base import ImageFile
 from tests.factories import AccountFactory, UserFactory
 from tests.servers.compute import guest
 from tests.servers.compute.region import needs_qemu, wait_until
@@ -278,6 +281,29 @@ class RestoredPanelTests(BackupTestCase):
             self.tell("power_off")
             self.wait_for_status(self.stopped, "SHUTOFF")
         assert self.process() is None
+
+    def test_a_disk_that_is_newer_than_the_database_is_left_out(self):
+        save_server = backup._save_server
+        other = self.add_image(b"other")
+
+        def rebuilt_before(server, target):
+            if server.id == self.stopped.pk:
+                disk = self.disk(self.data)
+                path = store_for("local").path(other.blob.digest)
+                disks.create_overlay(disk, ImageFile(path=path, format="raw"), 1)
+            save_server(server, target)
+
+        with mock.patch("tools.backup._save_server", rebuilt_before):
+            saved = self.save()
+        # This one is newer as a whole.
+        shutil.copytree(
+            saved / "servers" / str(self.stopped.pk), saved / "servers" / str(uuid4())
+        )
+        self.restore(saved)
+        assert f"rebuilt after the database: server {self.stopped.pk}" in (
+            self.said.getvalue()
+        )
+        assert not (self.fresh / "servers").exists()
 
     def process(self):
         return process.find(self.disk(self.fresh).parent / "pid", self.stopped.pk)
