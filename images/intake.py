@@ -42,10 +42,14 @@ def or_await_data_again(image: Image) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        store_of(image).discard(image.pk)
-        with suppress(ImageConflict):
-            image.await_data_again()
+        forget_data(image)
         raise
+
+
+def forget_data(image: Image) -> None:
+    store_of(image).discard(image.pk)
+    with suppress(ImageConflict):  # it was deleted meanwhile
+        image.await_data_again()
 
 
 def receive(image: Image, pieces: Iterable[bytes], *, limit: int) -> Received:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
@@ -21,6 +22,7 @@ from images.downloads import answer_with_data
 from images.intake import (
     Gone,
     check,
+    forget_data,
     or_await_data_again,
     receive,
     store_of,
@@ -59,7 +61,8 @@ MET_DATA = (
 def upload(request: ApiRequest, region: str, image_id: UUID) -> HttpResponse:
     """The answer waits until the data has been checked, for a minute at most; then the
     image goes on `saving`. Data that is no disk image is kept as raw data, and no
-    server can start from it.
+    server can start from it. No data at all changes nothing: `openstack image create`
+    sends that where it has neither a file nor a terminal.
     """
     refusal = f"Not allowed to upload image data for image {image_id}"
     image = get_own(request.account, region, image_id, refusal=refusal)
@@ -72,7 +75,10 @@ def upload(request: ApiRequest, region: str, image_id: UUID) -> HttpResponse:
         image.start_saving()
         with or_await_data_again(image):
             received = _take(request, image, size)
-            check(image, request.account, size=received.size)
+            if received.size:
+                check(image, request.account, size=received.size)
+            else:
+                forget_data(image)
     wait_for_check(image)
     if image.status == Image.Status.ERROR:
         raise Fault(415, image.status_reason)
@@ -99,6 +105,8 @@ def stage(request: ApiRequest, region: str, image_id: UUID) -> HttpResponse:
         image.start_staging()
         with or_await_data_again(image):
             received = _take(request, image, size)
+            if not received.size:
+                raise BadRequest("There is no data in the request.")
             image.note_staged(received.size, request.account)
     return HttpResponse(status=204)
 
@@ -174,8 +182,6 @@ def _insist_on_room(request: ApiRequest, image: Image) -> int | None:
     store = store_of(image)
     if reason := store.unavailable_reason():
         raise Fault(503, reason, Retry_After="60")
-    if size == 0:
-        raise BadRequest("There is no data in the request.")
     if size is None:
         return None
     if size > settings.IMAGES["max_upload_bytes"]:
@@ -214,26 +220,26 @@ def _take(request: ApiRequest, image: Image, size: int | None) -> Received:
         raise BadRequest(
             f"The data has {received.size} bytes, and {size} were announced."
         )
-    if not received.size:
-        raise BadRequest("There is no data in the request.")
     return received
 
 
 def _pieces(request: HttpRequest) -> Iterator[bytes]:
-    stream = request
+    try:
+        yield from _stream(request)
+    except OSError as error:  # of which UnreadablePostError is one
+        raise UnreadablePostError(*error.args) from error
+
+
+def _stream(request: HttpRequest) -> Iterator[bytes]:
+    stream: Any = request
     if _is_chunked(request):
         # Django reads as far as Content-Length has it, which there is none of.
         environ = request.environ if isinstance(request, WSGIRequest) else {}
         if not environ.get("wsgi.input_terminated"):
             raise Fault(411, "The length of the data has to be told.")
         stream = environ["wsgi.input"]
-    try:
-        while piece := stream.read(CHUNK):
-            yield piece
-    except UnreadablePostError:
-        raise
-    except OSError as error:
-        raise UnreadablePostError(*error.args) from error
+    while piece := stream.read(CHUNK):
+        yield piece
 
 
 def _is_chunked(request: HttpRequest, header: str = "Content-Length") -> bool:
