@@ -69,7 +69,6 @@ def list_images(request: ApiRequest, region: str) -> HttpResponse:
     filters = Filters(given, request.account.pk)
     order, limit = _order(given), _limit(given)
     after = _marker(request, region, given)
-    is_default = order == Order()
     rows = page_of(
         request.account,
         region,
@@ -77,7 +76,7 @@ def list_images(request: ApiRequest, region: str) -> HttpResponse:
         order,
         limit=limit + 1 if limit else 0,
         after=after,
-        is_usual=filters.is_usual and is_default,
+        is_usual=filters.is_usual,
     )
     return answer_json(_page(request, rows, limit))
 

@@ -64,7 +64,7 @@ def list_members(request: ApiRequest, region: str, image_id: UUID) -> HttpRespon
         *(409, 413),
         body={
             "type": "object",
-            "properties": {"member": {"type": "string", "description": "A number"}},
+            "properties": {"member": {"type": "string", "pattern": "^[0-9]{8}$"}},
             "required": ["member"],
         },
         answer=ANSWER,

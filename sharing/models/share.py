@@ -267,6 +267,12 @@ class ImageShare(models.Model):
                 name="sharing_search",
                 condition=Q(status="accepted"),
             ),
+            # The API lists what was rejected; a scan of all shares would find it too.
+            models.Index(
+                fields=["consumer", "region", "image_created_at", "image"],
+                name="sharing_rejected",
+                condition=Q(status="rejected"),
+            ),
             # The notifications of a region and of all; the header's count by region.
             models.Index(
                 fields=["consumer", "region", "created_at", "id"],

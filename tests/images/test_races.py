@@ -49,6 +49,27 @@ class RaceTests(TransactionTestCase):
 
         assert done == {"done": 2, "too many": 6}
 
+    def test_of_simultaneous_uploads_to_one_image_one_begins(self):
+        image = ImageFactory.create(owner=self.acme, status="queued", blob=None)
+        copies = [Image.objects.get(pk=image.pk) for _ in range(6)]
+        verbs = [copy.start_saving for copy in copies[:3]]
+        verbs += [copy.start_staging for copy in copies[3:]]
+
+        assert at_once(verbs) == {"done": 1, "conflict": 5}
+
+    def test_an_image_is_never_private_and_shared(self):
+        for _ in range(4):
+            image = ImageFactory.create(owner=self.acme)
+            offer = partial(
+                ImageShare.objects.offer, image, to="82000118", by=self.alice
+            )
+            close = partial(Image.objects.get(pk=image.pk).edit, private=True)
+
+            assert at_once([offer, close]) == {"done": 1, "conflict": 1}
+
+            image.refresh_from_db()
+            assert image.private != image.shares.exists()
+
     def test_of_simultaneous_deletions_one_wins(self):
         image = ImageFactory.create(owner=self.acme)
         image.shares.model.objects.offer(image, to="82000118", by=self.alice)
