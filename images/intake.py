@@ -104,12 +104,15 @@ def why_unbootable(image: Image, found: Inspection) -> str:
 
 def wait_for_check(image: Image) -> None:
     """Until the worker has checked the data, as clients expect of an upload, but not
-    for longer than the settings have it.
+    for longer than the settings have it. Raises Gone.
     """
     end = time.monotonic() + settings.API["upload_wait_seconds"]
     pause = 0.05
-    image.refresh_from_db()
-    while image.status == Image.Status.SAVING and time.monotonic() < end:
-        time.sleep(pause)
-        pause = min(1.0, pause * 1.5)
+    try:
         image.refresh_from_db()
+        while image.status == Image.Status.SAVING and time.monotonic() < end:
+            time.sleep(pause)
+            pause = min(1.0, pause * 1.5)
+            image.refresh_from_db()
+    except Image.DoesNotExist:
+        raise Gone from None

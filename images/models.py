@@ -492,9 +492,13 @@ class Image(models.Model):
         moved = Image.objects.filter(pk=self.pk, status__in=allowed, **where).update(
             status=status, updated_at=timezone.now(), **changes
         )
+        try:
+            if moved:
+                self.refresh_from_db()
+        except Image.DoesNotExist:
+            moved = 0
         if not moved:
             raise ImageConflict(f"{self} has changed or was deleted in the meantime.")
-        self.refresh_from_db()
 
     def withdraw_from_servers(self) -> None:
         """Have the servers looked for whose accounts have just lost it, and which need

@@ -79,7 +79,7 @@ def upload(request: ApiRequest, region: str, image_id: UUID) -> HttpResponse:
                 check(image, request.account, size=received.size)
             else:
                 forget_data(image)
-    wait_for_check(image)
+        wait_for_check(image)
     if image.status == Image.Status.ERROR:
         raise Fault(415, image.status_reason)
     return HttpResponse(status=204)

@@ -148,6 +148,18 @@ class UploadTests(DataTestCase):
         assert slept.called
         assert self.status(image) == "active"
 
+    def test_an_image_deleted_while_it_is_checked_is_410(self):
+        image = self.queued()
+
+        def delete(_):
+            Image.objects.get(pk=image.pk).delete_with_shares(by=self.alice)
+
+        patient = settings.API | {"upload_wait_seconds": 60}
+        with self.settings(API=patient), mock.patch("time.sleep", side_effect=delete):
+            assert self.put(image, self.disk()).status_code == 410
+        work()
+        assert self.files() == []
+
     def work_and_look(self, image):
         work()
         image.refresh_from_db()
