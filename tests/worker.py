@@ -1,9 +1,14 @@
-"""A real worker, in a process of its own, on the database and folder of a test."""
+"""A real worker and a real web server, each in a process of its own, on the database
+and folder of a test.
+"""
 
+import http.client
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 
 from django.conf import settings
@@ -13,10 +18,43 @@ from psycopg.conninfo import make_conninfo
 from servers.compute.backends import compute_for
 from tools.children import end_with_parent
 
+HOST = "127.0.0.1"
+SECONDS_TO_ANSWER = 60
+
 
 @contextmanager
 def running_worker(log):
     """Until it is left; then no server of the test runs any more."""
+    try:
+        with _running([sys.executable, "manage.py", "worker", "--grace", "1"], log) as (
+            process
+        ):
+            yield process
+    finally:
+        compute = compute_for("local")
+        for server_id in compute.server_ids():
+            compute.destroy(server_id)
+
+
+@contextmanager
+def running_web_server(log):
+    """Gunicorn, as the demo runs it; its address."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        address = f"{HOST}:{probe.getsockname()[1]}"
+    command = [
+        *(sys.executable, "-m", "gunicorn", "controlpanel.wsgi"),
+        *("--bind", address, "--no-control-socket"),
+        *("--worker-class", "gthread", "--workers", "1", "--threads", "4"),
+        *("--graceful-timeout", "1"),
+    ]
+    with _running(command, log) as process:
+        _wait_for_an_answer(address, process, log)
+        yield address
+
+
+@contextmanager
+def _running(command, log):
     parameters = connection.get_connection_params()
     place = {
         name: parameters[name]
@@ -30,7 +68,7 @@ def running_worker(log):
     }
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            [sys.executable, "manage.py", "worker", "--grace", "1"],
+            command,
             cwd=settings.BASE_DIR,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -47,6 +85,21 @@ def running_worker(log):
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(30)
-        compute = compute_for("local")
-        for server_id in compute.server_ids():
-            compute.destroy(server_id)
+
+
+def _wait_for_an_answer(address, process, log):
+    deadline = time.monotonic() + SECONDS_TO_ANSWER
+    while True:
+        asking = http.client.HTTPConnection(address, timeout=10)
+        try:
+            asking.request("GET", "/identity/v3")
+            asking.getresponse().read()
+        except OSError:
+            words = log.read_text(errors="replace")[-2000:]
+            assert process.poll() is None, words
+            assert time.monotonic() < deadline, words
+            time.sleep(0.1)
+        else:
+            return
+        finally:
+            asking.close()

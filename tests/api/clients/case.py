@@ -1,0 +1,92 @@
+"""Released clients in front of a live panel: gunicorn, a worker, QEMU.
+
+Each signs in with the file that the page Account > API Access offers.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.parse import unquote
+
+from django.contrib.auth.hashers import Argon2PasswordHasher
+from django.test import override_settings
+
+from tests.factories import PASSWORD
+from tests.servers.test_story import PATIENCE, StoryTestCase
+from tests.worker import running_web_server, running_worker
+
+CLOUD = "skyhook"
+PROGRAMS = Path(sys.prefix, "bin")
+ARGON2 = f"{Argon2PasswordHasher.__module__}.{Argon2PasswordHasher.__name__}"
+
+
+class LiveTestCase(StoryTestCase):
+    """Alice of Acme signs in by password, Bob of Beta by application credential."""
+
+    def setUp(self):
+        super().setUp()
+        self.enterContext(running_worker(self.folder / "worker.log"))
+        web_log = self.folder / "web.log"
+        self.address = self.enterContext(running_web_server(web_log))
+        self.url = f"http://{self.address}"
+        # The panel's own process knows no other than its own settings.
+        with override_settings(PASSWORD_HASHERS=[ARGON2]):
+            self.alice.set_password(PASSWORD)
+            self.alice.save()
+        self.clouds = {
+            "alice": self.keep_file("alice", self.file_for_password()),
+            "bob": self.keep_file("bob", self.file_of_new_credential()),
+        }
+
+    def keep_file(self, name, text):
+        path = self.folder / f"{name}.yaml"
+        path.write_text(text)
+        return path
+
+    def file_for_password(self):
+        self.client.force_login(self.alice)
+        page = f"/{self.acme.pk}/api-access/clouds.yaml"
+        return self.client.get(page, headers={"host": self.address}).text
+
+    def file_of_new_credential(self):
+        self.client.force_login(self.bob)
+        form = {"name": "deploy", "roles": ["identity:user-admin"], "days": "30"}
+        page = f"/{self.beta.pk}/api-access/"
+        made = self.client.post(page, form, headers={"host": self.address})
+        return unquote(re.search(r'href="data:[^,]*,([^"]*)"', made.text)[1])
+
+    def environment_of(self, who):
+        """What the shell of that person has, and nothing of ours."""
+        return {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.folder),
+            "OS_CLIENT_CONFIG_FILE": str(self.clouds[who]),
+            "OS_CLOUD": CLOUD,
+            **({"OS_PASSWORD": PASSWORD} if who == "alice" else {}),
+        }
+
+    def run_program(self, who, *command):
+        """Its output; what fails is told with the words of the client."""
+        done = self.start(who, *command)
+        assert done.returncode == 0, f"{done.args}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def start(self, who, program, *words, typed=""):
+        return subprocess.run(
+            [PROGRAMS / program, *(str(word) for word in words)],
+            env=self.environment_of(who),
+            input=typed,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+
+    def wait_for(self, is_so, what):
+        deadline = time.monotonic() + PATIENCE
+        while not is_so():
+            assert time.monotonic() < deadline, f"{what}: not seen in {PATIENCE} s"
+            time.sleep(0.5)
