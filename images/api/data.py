@@ -28,7 +28,7 @@ from images.intake import (
     store_of,
     wait_for_check,
 )
-from images.models import Image
+from images.models import Image, ImageConflict
 from images.stores import (
     BlobGone,
     Received,
@@ -152,7 +152,11 @@ def saying_no(image: Image) -> Iterator[None]:
     try:
         yield
     except Gone:
-        raise Fault(410, MET_DATA.format(image.pk)) from None
+        raise _gone(image) from None
+    except ImageConflict:
+        if Image.objects.filter(pk=image.pk).exists():
+            raise
+        raise _gone(image) from None
     except AccountFull as limit:
         raise QuotaReached(f"Image exceeds the storage quota: {limit}") from None
     except TooLarge as problem:
@@ -163,6 +167,10 @@ def saying_no(image: Image) -> Iterator[None]:
         raise Fault(415, str(problem)) from None
     except StoreError as problem:
         raise Fault(503, str(problem), Retry_After="60") from None
+
+
+def _gone(image: Image) -> Fault:
+    return Fault(410, MET_DATA.format(image.pk))
 
 
 def _not_from(image: Image, status: str) -> Fault:

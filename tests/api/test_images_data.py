@@ -1,6 +1,7 @@
 """Sending, staging, importing and fetching an image's data."""
 
 import hashlib
+import time
 from unittest import mock
 
 import pytest
@@ -151,11 +152,24 @@ class UploadTests(DataTestCase):
     def test_an_image_deleted_while_it_is_checked_is_410(self):
         image = self.queued()
 
-        def delete(_):
+        def delete(*_, **__):
             Image.objects.get(pk=image.pk).delete_with_shares(by=self.alice)
 
-        patient = settings.API | {"upload_wait_seconds": 60}
-        with self.settings(API=patient), mock.patch("time.sleep", side_effect=delete):
+        # Only the waiting for the worker sleeps here.
+        clock = mock.patch("images.intake.time", mock.Mock(wraps=time, sleep=delete))
+        with self.settings(API=settings.API | {"upload_wait_seconds": 60}), clock:
+            assert self.put(image, self.disk()).status_code == 410
+        work()
+        assert self.files() == []
+
+    def test_an_image_deleted_while_its_data_is_looked_at_is_410(self):
+        image = self.queued()
+
+        def looked_at(*_, **__):
+            Image.objects.get(pk=image.pk).delete_with_shares(by=self.alice)
+            return ""
+
+        with mock.patch("images.intake.why_unbootable", looked_at):
             assert self.put(image, self.disk()).status_code == 410
         work()
         assert self.files() == []
