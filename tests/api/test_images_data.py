@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from contextlib import contextmanager
 from unittest import mock
 
 import pytest
@@ -142,11 +143,9 @@ class UploadTests(DataTestCase):
 
     def test_the_answer_waits_for_the_worker(self):
         image = self.queued()
-        done = mock.patch("time.sleep", side_effect=lambda _: work())
-        patient = settings.API | {"upload_wait_seconds": 60}
-        with self.settings(API=patient), done as slept:
+        with self.waiting_by(lambda _: work()) as clock:
             assert self.put(image, self.disk()).status_code == 204
-        assert slept.called
+        assert clock.sleep.called
         assert self.status(image) == "active"
 
     def test_an_image_deleted_while_it_is_checked_is_410(self):
@@ -155,9 +154,7 @@ class UploadTests(DataTestCase):
         def delete(*_, **__):
             Image.objects.get(pk=image.pk).delete_with_shares(by=self.alice)
 
-        # Only the waiting for the worker sleeps here.
-        clock = mock.patch("images.intake.time", mock.Mock(wraps=time, sleep=delete))
-        with self.settings(API=settings.API | {"upload_wait_seconds": 60}), clock:
+        with self.waiting_by(delete):
             assert self.put(image, self.disk()).status_code == 410
         work()
         assert self.files() == []
@@ -173,6 +170,14 @@ class UploadTests(DataTestCase):
             assert self.put(image, self.disk()).status_code == 410
         work()
         assert self.files() == []
+
+    @contextmanager
+    def waiting_by(self, deed):
+        """Have the answer wait for the worker, and the deed done meanwhile."""
+        clock = mock.Mock(wraps=time, sleep=mock.Mock(side_effect=deed))
+        patient = settings.API | {"upload_wait_seconds": 60}
+        with self.settings(API=patient), mock.patch("images.intake.time", clock):
+            yield clock
 
     def work_and_look(self, image):
         work()
