@@ -155,6 +155,26 @@ class RebootForm(forms.Form):
     )
 
 
+class RebuildForm(forms.Form):
+    """The radio buttons stand in the selector."""
+
+    image = forms.UUIDField(error_messages={"required": "Choose an image."})
+    is_sure = forms.BooleanField(
+        label="I know that all data on its disk is lost",
+        error_messages={"required": "Say that you know it: nothing can be undone."},
+    )
+
+
+class ResizeForm(forms.Form):
+    flavor = forms.ModelChoiceField(
+        Flavor.objects.filter(is_public=True),
+        error_messages={
+            "required": "Choose a flavor.",
+            "invalid_choice": "There is no such flavor. Choose one from the list.",
+        },
+    )
+
+
 class RenameForm(forms.Form):
     name = NameField(max_length=255, help_text="The machine keeps its host name.")
 

@@ -25,7 +25,7 @@ from servers.models import (
     SSHKey,
 )
 from servers.room import Room
-from servers.selector import ImageSelector, Tab
+from servers.selector import selector_of
 
 
 @never_cache
@@ -131,25 +131,12 @@ def _chosen_image(request: AccountRequest) -> Image | None:
 def _show(
     request: AccountRequest, form: OrderForm, chosen: Image | None
 ) -> HttpResponse:
-    asked = request.GET.get("tab") or request.POST.get("tab")
-    if asked and asked in Tab:
-        tab = Tab(asked)
-    else:
-        tab = Tab.of(chosen, request.account) if chosen else Tab.BASE
-    selector = ImageSelector(
-        account=request.account,
-        region=form.in_region,
-        tab=tab,
-        search=request.GET.get("q", "").replace("\0", "").strip()[:255],
-        after=_page_key(request),
-        chosen=chosen,
-    )
     flavors = Flavor.objects.filter(is_public=True)
     room = Room(request.account, form.in_region, flavors)
     context = {
         "nav": "create",
         "form": form,
-        "selector": selector,
+        "selector": selector_of(request, form.in_region, chosen),
         "flavors": [
             (flavor, (chosen and flavor.why_not(chosen)) or room.why_not(flavor))
             for flavor in flavors
@@ -166,11 +153,3 @@ def _show(
         partial="order" if posted else "image-choice",
         status=422 if posted else 200,
     )
-
-
-def _page_key(request: AccountRequest) -> UUID | None:
-    try:
-        return UUID(request.GET["after"]) if request.GET.get("after") else None
-    except ValueError:
-        messages.warning(request, "That page is gone: this is the first one.")
-        return None

@@ -8,10 +8,12 @@ from functools import cached_property
 from urllib.parse import urlencode
 from uuid import UUID
 
+from django.contrib import messages
 from django.db import models
 from django.db.models import QuerySet, Value
 from django.db.models.fields.tuple_lookups import Tuple, TupleGreaterThan
 
+from accounts.access import AccountRequest
 from accounts.models import Account, Region
 from controlpanel.figures import size_text
 from images.listing import pattern_of
@@ -161,6 +163,33 @@ class ImageSelector:
         if self.chosen:
             values["image"] = str(self.chosen.pk)
         return "?" + urlencode({key: value for key, value in values.items() if value})
+
+
+def selector_of(
+    request: AccountRequest, region: Region, chosen: Image | None
+) -> ImageSelector:
+    """What the request asks for; odd text is the first page."""
+    asked = request.GET.get("tab") or request.POST.get("tab")
+    if asked and asked in Tab:
+        tab = Tab(asked)
+    else:
+        tab = Tab.of(chosen, request.account) if chosen else Tab.BASE
+    return ImageSelector(
+        account=request.account,
+        region=region,
+        tab=tab,
+        search=request.GET.get("q", "").replace("\0", "").strip()[:255],
+        after=_page_key(request),
+        chosen=chosen,
+    )
+
+
+def _page_key(request: AccountRequest) -> UUID | None:
+    try:
+        return UUID(request.GET["after"]) if request.GET.get("after") else None
+    except ValueError:
+        messages.warning(request, "That page is gone: this is the first one.")
+        return None
 
 
 def _capped(count: int) -> str:

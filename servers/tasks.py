@@ -22,6 +22,7 @@ from django.utils import timezone
 from procrastinate.contrib.django import app as jobs
 
 from controlpanel.jobs import ONLY_IF_INTERRUPTED, SERVERS, WATCH, Again
+from images.models import Blob
 from images.reconciling import Finding, has_job, mend
 from images.stores import BlobGone, StoreError, store_for
 from servers import snapshots
@@ -40,6 +41,8 @@ from servers.compute.base import (
 from servers.models import (
     JOBS,
     NotBootable,
+    Rebuild,
+    Resize,
     Server,
     ServerQuerySet,
     What,
@@ -154,6 +157,50 @@ def snapshot(server_id: str) -> None:
         snapshots.give_up(server, image, str(error))
     else:
         snapshots.hand_over(server, image)
+
+
+@jobs.task(queue=SERVERS, retry=_AGAIN)
+def rebuild(server_id: str) -> None:
+    server = _with_task(server_id, Server.Task.REBUILDING)
+    if server is None:
+        return
+    order = Rebuild.objects.select_related("blob").filter(server=server).first()
+    if order is None:  # the disk is exchanged
+        _start_again(server)
+        return
+    order.server = server
+    try:
+        _exchange(compute_for(server.region.backend), order)
+    except ServerBusy:
+        raise
+    except (ComputeError, StoreError, NotBootable) as error:
+        log.warning("server %s was not rebuilt: %s", server.pk, error)
+        order.give_up(str(error))
+    else:
+        if order.finish():
+            _start_again(_known().get(pk=server.pk))
+
+
+@jobs.task(queue=SERVERS, retry=_AGAIN)
+def resize(server_id: str) -> None:
+    server = _with_task(server_id, Server.Task.RESIZING)
+    if server is None:
+        return
+    order = Resize.objects.select_related("before").filter(server=server).first()
+    if order is None:  # it has its new size
+        _start_again(server)
+        return
+    order.server = server
+    try:
+        compute_for(server.region.backend).resize(spec_of(server))
+    except ServerBusy:
+        raise
+    except (ComputeError, StoreError) as error:
+        log.warning("server %s was not resized: %s", server.pk, error)
+        order.give_up(str(error))
+    else:
+        if order.finish():
+            _start_again(server)
 
 
 @jobs.task(queue=SERVERS, retry=_AGAIN)
@@ -328,6 +375,38 @@ def _spawn(compute: Compute, server: Server) -> Observed:
         return compute.spawn(spec_of(server))
 
 
+def _exchange(compute: Compute, order: Rebuild) -> None:
+    """Give the server its new disk, while the image cannot be withdrawn; nothing if an
+    earlier run of the job has, for then the image is not asked for any more.
+    """
+    server = order.server
+    if compute.observe(server.pk).rebuilt_by == order.pk:
+        return
+    with transaction.atomic():
+        order.insist_on_image()
+        spec = replace(
+            spec_of(server),
+            image=_file_of(server, order.blob),
+            password_hash=order.password_hash,
+        )
+        compute.rebuild(spec, order=order.pk)
+
+
+def _start_again(server: Server) -> None:
+    """After a change of disk or size, which has shut it down: as it was before."""
+    if server.status == Server.Status.SHUTOFF:
+        server.settle(None, task="", reason="")
+        return
+    try:
+        found = compute_for(server.region.backend).power_on(spec_of(server))
+    except ServerBusy:
+        raise
+    except (ComputeError, StoreError) as error:
+        _fail(server, str(error))
+    else:
+        _settle_started(server, found)
+
+
 @transaction.atomic
 def _clear_away(server: Server, reason: str) -> None:
     """Nothing is left of a build that failed, unless another run of it has succeeded
@@ -340,21 +419,24 @@ def _clear_away(server: Server, reason: str) -> None:
 
 
 def spec_of(server: Server) -> ServerSpec:
-    image = None
-    if server.blob:
-        path = store_for(server.region.backend).path(server.blob.digest)
-        raw = server.blob.disk_format == "raw"
-        image = ImageFile(path=path, format="raw" if raw else "qcow2")
     return ServerSpec(
         id=server.pk,
         hostname=server.hostname,
         memory_mb=server.flavor.ram_mb,
         vcpus=server.flavor.vcpus,
         disk_gb=server.flavor.disk_gb,
-        image=image,
+        image=_file_of(server, server.blob),
         password_hash=server.password_hash,
         public_keys=(server.public_key,) if server.public_key else (),
     )
+
+
+def _file_of(server: Server, blob: Blob | None) -> ImageFile | None:
+    if blob is None:
+        return None
+    path = store_for(server.region.backend).path(blob.digest)
+    raw = blob.disk_format == "raw"
+    return ImageFile(path=path, format="raw" if raw else "qcow2")
 
 
 def _settle_started(server: Server, found: Observed, **changes: Any) -> None:

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from servers import key_views, order_views, schedule_views, views
+from servers import change_views, key_views, order_views, schedule_views, views
 
 app_name = "servers"
 urlpatterns = [
@@ -14,6 +14,8 @@ urlpatterns = [
     path("servers/<uuid:server_id>/power-off/", views.power_off, name="power-off"),
     path("servers/<uuid:server_id>/power-on/", views.power_on, name="power-on"),
     path("servers/<uuid:server_id>/rename/", views.rename, name="rename"),
+    path("servers/<uuid:server_id>/rebuild/", change_views.rebuild, name="rebuild"),
+    path("servers/<uuid:server_id>/resize/", change_views.resize, name="resize"),
     path(
         "servers/<uuid:server_id>/create-image/",
         views.create_image,

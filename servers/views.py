@@ -44,7 +44,7 @@ FRESH = 5
 @require_GET
 @requires(Capability.VIEW_SERVERS)
 def server_list(request: AccountRequest) -> HttpResponse:
-    servers = _own(request).in_region(request.region)
+    servers = own(request).in_region(request.region)
     after = _page_key(request)
     if after:
         last = servers.filter(pk=after).values_list("created_at", "pk").first()
@@ -75,7 +75,7 @@ def server_list(request: AccountRequest) -> HttpResponse:
 @requires(Capability.VIEW_SERVERS)
 def row(request: AccountRequest, server_id: UUID) -> HttpResponse:
     """A row of the list that is about to change: 204 while it has not."""
-    servers = _own(request).select_related("flavor")
+    servers = own(request).select_related("flavor")
     server = servers.filter(pk=server_id).first()
     if server is None:
         return _gone(request, server_id, HttpResponse())
@@ -91,7 +91,7 @@ def row(request: AccountRequest, server_id: UUID) -> HttpResponse:
 @require_GET
 @requires(Capability.VIEW_SERVERS)
 def detail(request: AccountRequest, server_id: UUID) -> HttpResponse:
-    servers = _own(request).select_related("flavor", "image", "image_owner")
+    servers = own(request).select_related("flavor", "image", "image_owner")
     server = servers.filter(pk=server_id).first()
     if server is None:
         gone = render(request, "servers/detail.html#gone")
@@ -119,7 +119,7 @@ def detail(request: AccountRequest, server_id: UUID) -> HttpResponse:
 @require_GET
 @requires(Capability.VIEW_SERVERS)
 def console(request: AccountRequest, server_id: UUID) -> HttpResponse:
-    server = _own(request).filter(pk=server_id).first()
+    server = own(request).filter(pk=server_id).first()
     if server is None:
         return _gone(request, server_id, HttpResponse())
     context = {"nav": "servers", "server": server, **_console_of(server)}
@@ -132,7 +132,7 @@ def console(request: AccountRequest, server_id: UUID) -> HttpResponse:
 @requires(Capability.VIEW_SERVERS)
 def screen(request: AccountRequest, server_id: UUID) -> HttpResponse:
     """The picture itself; for htmx the element that shows it."""
-    server = _own(request).filter(pk=server_id).first()
+    server = own(request).filter(pk=server_id).first()
     if server is None:
         return _gone(request, server_id, HttpResponse())
     if wants_partial(request):
@@ -150,62 +150,62 @@ def screen(request: AccountRequest, server_id: UUID) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 @requires(Capability.MANAGE_SERVERS)
 def reboot(request: AccountRequest, server_id: UUID) -> HttpResponse:
-    server = get_object_or_404(_own(request), pk=server_id)
+    server = get_object_or_404(own(request), pk=server_id)
     form = RebootForm(request.POST if request.method == "POST" else None)
     if not form.is_valid():
-        return _ask(request, server, "servers/reboot.html", form)
+        return ask(request, server, "servers/reboot.html", form)
     try:
         server.reboot(by=request.user, hard=form.cleaned_data["how"] == "hard")
     except ServerConflict as conflict:
-        return _ask(request, server, "servers/reboot.html", form, conflict)
-    return _done(request, server, f"{server} is being rebooted.")
+        return ask(request, server, "servers/reboot.html", form, conflict)
+    return done(request, server, f"{server} is being rebooted.")
 
 
 @require_http_methods(["GET", "POST"])
 @requires(Capability.MANAGE_SERVERS)
 def power_off(request: AccountRequest, server_id: UUID) -> HttpResponse:
-    server = get_object_or_404(_own(request), pk=server_id)
+    server = get_object_or_404(own(request), pk=server_id)
     if request.method == "GET":
-        return _ask(request, server, "servers/power_off.html")
+        return ask(request, server, "servers/power_off.html")
     try:
         server.power_off(by=request.user)
     except ServerConflict as conflict:
-        return _ask(request, server, "servers/power_off.html", None, conflict)
-    return _done(request, server, f"{server} is being powered off.")
+        return ask(request, server, "servers/power_off.html", None, conflict)
+    return done(request, server, f"{server} is being powered off.")
 
 
 @require_POST
 @requires(Capability.MANAGE_SERVERS)
 def power_on(request: AccountRequest, server_id: UUID) -> HttpResponse:
-    server = get_object_or_404(_own(request), pk=server_id)
+    server = get_object_or_404(own(request), pk=server_id)
     try:
         server.power_on(by=request.user)
     except ServerConflict as conflict:
         back = link(request, "servers:detail", server.pk)
         context = {"message": str(conflict), "back": back}
         return render(request, "409.html", context, status=409)
-    return _done(request, server, f"{server} is being powered on.")
+    return done(request, server, f"{server} is being powered on.")
 
 
 @require_http_methods(["GET", "POST"])
 @requires(Capability.MANAGE_SERVERS)
 def rename(request: AccountRequest, server_id: UUID) -> HttpResponse:
-    server = get_object_or_404(_own(request), pk=server_id)
+    server = get_object_or_404(own(request), pk=server_id)
     data = request.POST if request.method == "POST" else None
     form = RenameForm(data, server=server)
     if not form.is_valid():
-        return _ask(request, server, "servers/rename.html", form)
+        return ask(request, server, "servers/rename.html", form)
     try:
         server.rename(form.cleaned_data["name"], by=request.user)
     except ServerConflict as conflict:
-        return _ask(request, server, "servers/rename.html", form, conflict)
-    return _done(request, server, f"The server's name is {server} now.")
+        return ask(request, server, "servers/rename.html", form, conflict)
+    return done(request, server, f"The server's name is {server} now.")
 
 
 @require_http_methods(["GET", "POST"])
 @requires(Capability.MANAGE_SERVERS)
 def create_image(request: AccountRequest, server_id: UUID) -> HttpResponse:
-    servers = _own(request).select_related("account", "flavor", "blob")
+    servers = own(request).select_related("account", "flavor", "blob")
     server = get_object_or_404(servers, pk=server_id)
     template = "servers/create_image.html"
     posted = request.method == "POST"
@@ -216,31 +216,31 @@ def create_image(request: AccountRequest, server_id: UUID) -> HttpResponse:
             name = form.cleaned_data["name"] or server.name
             image = server.create_image(name=name, by=request.user)
         except ServerConflict as conflict:
-            return _ask(request, server, template, form, conflict)
+            return ask(request, server, template, form, conflict)
         except (QuotaReached, StoreError) as full:
             form.add_error(None, str(full))
         else:
             sentence = f"{image} is being made. Saved Images shows how far it is."
-            return _done(request, server, sentence)
+            return done(request, server, sentence)
     short = request.account.running_short(Quota.IMAGES, Quota.IMAGE_BYTES)
-    return _ask(request, server, template, form, running_short=short)
+    return ask(request, server, template, form, running_short=short)
 
 
 @require_http_methods(["GET", "POST"])
 @requires(Capability.MANAGE_SERVERS)
 def delete(request: AccountRequest, server_id: UUID) -> HttpResponse:
-    server = get_object_or_404(_own(request), pk=server_id)
+    server = get_object_or_404(own(request), pk=server_id)
     if request.method == "GET":
-        return _ask(request, server, "servers/delete.html")
+        return ask(request, server, "servers/delete.html")
     try:
         server.delete_later(by=request.user)
     except ServerConflict as conflict:
-        return _ask(request, server, "servers/delete.html", None, conflict)
+        return ask(request, server, "servers/delete.html", None, conflict)
     messages.success(request, f"{server} is being deleted.")
     return leave_for(request, link(request, "servers:list"))
 
 
-def _own(request: AccountRequest) -> ServerQuerySet:
+def own(request: AccountRequest) -> ServerQuerySet:
     return Server.objects.owned_by(request.account).select_related("region")
 
 
@@ -318,7 +318,7 @@ def _picture_of(server: Server) -> tuple[bytes, float] | None:
         return None
 
 
-def _ask(
+def ask(
     request: AccountRequest,
     server: Server,
     template: str,
@@ -336,7 +336,7 @@ def _ask(
     return render_page(request, template, context, partial="sheet", status=status)
 
 
-def _done(request: AccountRequest, server: Server, sentence: str) -> HttpResponse:
+def done(request: AccountRequest, server: Server, sentence: str) -> HttpResponse:
     """Back to the page from which the dialog was opened, list or detail."""
     messages.success(request, sentence)
     there = link(request, "servers:detail", server.pk)

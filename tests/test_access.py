@@ -85,6 +85,8 @@ ACCESS = {
     "servers:power-off":       "POST /{beta}/servers/{server}/power-off/     403  403  403  403  403  409  409  409  404",
     "servers:power-on":        "POST /{beta}/servers/{server}/power-on/      403  403  403  403  403  409  409  409  404",
     "servers:rename":          "POST /{beta}/servers/{server}/rename/        403  403  403  403  403  422  422  422  404",
+    "servers:rebuild":         "POST /{beta}/servers/{server}/rebuild/       403  403  403  403  403  422  422  422  404",
+    "servers:resize":          "POST /{beta}/servers/{server}/resize/        403  403  403  403  403  422  422  422  404",
     "servers:create-image":    "POST /{beta}/servers/{server}/create-image/  403  403  403  403  403  409  409  409  404",
     "servers:schedule":        "POST /{beta}/servers/{server}/schedule/      403  403  403  403  403  422  422  422  404",
     "servers:stop-schedule":   "POST /{beta}/servers/{server}/schedule/stop/ 403  403  403  403  403  302  302  302  404",

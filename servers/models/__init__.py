@@ -2,6 +2,7 @@
 
 from servers.models.boot import NotBootable, lock_bootable
 from servers.models.capacity import RegionCapacity
+from servers.models.changes import DoesNotFit, Rebuild, Resize, why_not_resize
 from servers.models.event import ServerEvent, What
 from servers.models.flavor import GIB, Flavor
 from servers.models.key import MOST_KEYS, SSHKey
@@ -23,11 +24,14 @@ __all__ = [
     "MOST_KEYS",
     "WEEKDAYS",
     "AlreadyOrdered",
+    "DoesNotFit",
     "Flavor",
     "ImageSchedule",
     "NotBootable",
+    "Rebuild",
     "Reconciliation",
     "RegionCapacity",
+    "Resize",
     "SSHKey",
     "Server",
     "ServerConflict",
@@ -36,4 +40,5 @@ __all__ = [
     "What",
     "lock_bootable",
     "why_no_room",
+    "why_not_resize",
 ]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -29,12 +29,13 @@ from accounts.models import Account, Quota, Region, User
 from accounts.regions import RegionChoice
 from controlpanel.http import Conflict
 from controlpanel.jobs import SERVERS, defer_for
-from images.models import Blob, Image, ImageQuerySet
+from images.models import Image, ImageQuerySet
 from servers.compute.backends import compute_for
 from servers.compute.base import Capacity, NoCapacity
 from servers.models.boot import NotBootable, lock_bootable
 from servers.models.event import ServerEvent, What
 from servers.models.flavor import GIB, Flavor
+from servers.models.source import MadeFrom, made_from
 from sharing.models import ImageShare
 
 
@@ -126,20 +127,13 @@ class ServerQuerySet(models.QuerySet["Server"]):
             account=account,
             region_id=image.region_id,
             name=name,
-            image=image,
-            image_uuid=image.pk,
-            image_name=image.name,
-            image_owner_id=image.owner_id,
-            image_os=image.os,
-            image_min_ram_mb=image.min_ram_mb,
-            image_virtual_size=image.virtual_size,
-            blob=image.blob,
             flavor=flavor,
             password_hash=password_hash,
             public_key=public_key,
             order_token=token,
             created_by=by.get_username(),
             changed_at=timezone.now(),
+            **made_from(image),
         )
         server.record(What.CREATE, by=by, note=f"From {image.name}, {flavor.name}")
         if image.owner_id == account.pk:
@@ -204,7 +198,7 @@ def why_no_room(region: Region, room: Capacity, memory_mb: int) -> str:
     return ""
 
 
-class Server(models.Model):
+class Server(MadeFrom):
     """A machine of an account, on an overlay of the image that it was made from."""
 
     class Status(models.TextChoices):
@@ -220,6 +214,8 @@ class Server(models.Model):
         POWERING_OFF = "powering-off", "Powering off"
         POWERING_ON = "powering-on", "Powering on"
         IMAGING = "image_snapshot", "Creating an image"
+        REBUILDING = "rebuilding", "Rebuilding"
+        RESIZING = "resizing", "Resizing"
         DELETING = "deleting", "Deleting"
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
@@ -232,25 +228,6 @@ class Server(models.Model):
     name = models.CharField(max_length=255)
     flavor = models.ForeignKey(
         Flavor, on_delete=models.PROTECT, related_name="servers", db_index=False
-    )
-    # What it was made from, and by names again, since an image may go. Its data stays
-    # as long as the server needs it: that is the blob.
-    image = models.ForeignKey(
-        Image, null=True, on_delete=models.SET_NULL, related_name="servers"
-    )
-    image_uuid = models.UUIDField(editable=False)
-    image_name = models.CharField(max_length=255, editable=False)
-    image_owner = models.ForeignKey(
-        Account, null=True, on_delete=models.PROTECT, related_name="+", db_index=False
-    )
-    # What images that are made of the server carry on.
-    image_os = models.CharField(max_length=100, blank=True, editable=False)
-    image_min_ram_mb = models.PositiveIntegerField(default=0, editable=False)
-    # Bytes of the image's disk: that of the server is no smaller, also when it needs
-    # the image no more.
-    image_virtual_size = models.BigIntegerField(default=0, editable=False)
-    blob = models.ForeignKey(
-        Blob, null=True, on_delete=models.PROTECT, related_name="servers"
     )
     status = models.CharField(
         max_length=10, choices=Status, default=Status.BUILD, editable=False
@@ -316,6 +293,8 @@ class Server(models.Model):
                         "powering-off",
                         "powering-on",
                         "image_snapshot",
+                        "rebuilding",
+                        "resizing",
                         "deleting",
                     ]
                 ),
@@ -382,6 +361,15 @@ class Server(models.Model):
         return self.status in _WITH_DISK and not self.task
 
     @property
+    def can_be_rebuilt(self) -> bool:
+        built = self.launched_at is not None and self.status != self.Status.BUILD
+        return built and not self.task
+
+    @property
+    def can_be_resized(self) -> bool:
+        return self.status in _WITH_DISK and not self.task
+
+    @property
     def can_be_deleted(self) -> bool:
         return not self.is_deleting
 
@@ -413,10 +401,10 @@ class Server(models.Model):
 
     def reboot(self, *, by: User, hard: bool = False) -> None:
         task = self.Task.REBOOTING_HARD if hard else self.Task.REBOOTING
-        self._begin(task, {self.Status.ACTIVE}, by=by)
+        self.begin(task, self.Status.ACTIVE, by=by)
 
     def power_off(self, *, by: User) -> None:
-        self._begin(self.Task.POWERING_OFF, {self.Status.ACTIVE}, by=by)
+        self.begin(self.Task.POWERING_OFF, self.Status.ACTIVE, by=by)
 
     def power_on(self, *, by: User) -> None:
         """Start it again, also after it crashed, on the disk and in the place that it
@@ -427,8 +415,8 @@ class Server(models.Model):
                 f"There is too little disk space in {self.region.name} at present, so "
                 f"{self} stays off. Try again later."
             )
-        stopped = {self.Status.SHUTOFF, self.Status.ERROR}
-        self._begin(self.Task.POWERING_ON, stopped, by=by, launched_at__isnull=False)
+        stopped = (self.Status.SHUTOFF, self.Status.ERROR)
+        self.begin(self.Task.POWERING_ON, *stopped, by=by, launched_at__isnull=False)
 
     @transaction.atomic
     def create_image(
@@ -463,7 +451,7 @@ class Server(models.Model):
             min_disk_gb=-(-self.disk_size // GIB),
             min_ram_mb=self.image_min_ram_mb,
         )
-        self._begin(self.Task.IMAGING, _WITH_DISK, by=by, image=image)
+        self.begin(self.Task.IMAGING, *_WITH_DISK, by=by, making=image)
         image.save(force_insert=True)
         return image
 
@@ -487,15 +475,18 @@ class Server(models.Model):
         self._refresh()
 
     @transaction.atomic
-    def _begin(
+    def begin(
         self,
         task: Task,
-        allowed: Collection[Status],
-        *,
+        *allowed: Status,
         by: User | None,
-        image: Image | None = None,
+        making: Image | None = None,
+        note: str = "",
         **also: object,
     ) -> None:
+        """Mark it with the task, in one of the states that allow it and if all else is
+        so, too; and have the worker do it. Raises ServerConflict.
+        """
         # The WHERE clause is the guard: of two simultaneous deeds only one matches.
         begun = Server.objects.filter(
             pk=self.pk, task="", status__in=allowed, **also
@@ -503,9 +494,9 @@ class Server(models.Model):
         if not begun:
             raise ServerConflict(self._why_not_begun(task))
         self._refresh()
-        note = image.name if image else ""
-        what = What.SCHEDULED_IMAGE if image and not by else _RECORDED[task]
-        self.record(what, by=by, note=note, image=image)
+        what = What.SCHEDULED_IMAGE if making and not by else _RECORDED[task]
+        note = making.name if making else note
+        self.record(what, by=by, note=note, image=making)
         self.defer(JOBS[Server.Task(task)])
 
     def _why_not_begun(self, task: Task) -> str:
@@ -580,9 +571,10 @@ class Server(models.Model):
         server.record(What.DELETED)
         # They keep its name, and lead nowhere any more.
         server.images_made().update(source_server_id=None)
-        blob = server.blob
+        rebuild = getattr(server, "rebuild_order", None)
+        blobs = [server.blob, rebuild and rebuild.blob]
         server.delete()
-        if blob:
+        for blob in filter(None, blobs):
             blob.release()
 
     def record(
@@ -634,6 +626,8 @@ JOBS = {
     Server.Task.POWERING_OFF: "power_off",
     Server.Task.POWERING_ON: "power_on",
     Server.Task.IMAGING: "snapshot",
+    Server.Task.REBUILDING: "rebuild",
+    Server.Task.RESIZING: "resize",
     Server.Task.DELETING: "delete",
 }
 _RECORDED = {
@@ -642,6 +636,8 @@ _RECORDED = {
     Server.Task.POWERING_OFF: What.POWER_OFF,
     Server.Task.POWERING_ON: What.POWER_ON,
     Server.Task.IMAGING: What.CREATE_IMAGE,
+    Server.Task.REBUILDING: What.REBUILD,
+    Server.Task.RESIZING: What.RESIZE,
 }
 # In these it has a disk that is in order.
 _WITH_DISK = (Server.Status.ACTIVE, Server.Status.SHUTOFF)

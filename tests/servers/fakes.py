@@ -165,11 +165,13 @@ class FakeStore:
 
 USERS = (
     "models.server",
+    "models.changes",
     "snapshots",
     "tasks",
     "reconciling",
     "views",
     "order_views",
+    "change_views",
     "rows",
     "withdrawals",
     "health",

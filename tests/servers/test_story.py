@@ -189,6 +189,30 @@ class StoryTests(StoryTestCase):
         assert not list(self.folder.rglob("*.qcow2"))
         assert ServerEvent.objects.filter(what="deleted").count() == 1
 
+    def test_bob_gives_his_server_another_disk_and_another_size(self):
+        image, _ = self.upload_share_and_accept()
+        FlavorFactory.create(id="larger", ram_mb=192, disk_gb=2)
+        self.order(image, name="Web 1", key=self.new_key())
+        self.work()
+        server = Server.objects.get()
+        self.wait_for_prompts(server, 1)
+        self.run_on(server, "touch /old && sync")
+
+        self.deed("resize", server, "ACTIVE", flavor="larger")
+        self.wait_for_prompts(server, 2)
+        self.run_on(server, "[ -e /old ] && [ $(cat /sys/block/vda/size) = 4194304 ]")
+        self.run_on(
+            server, "[ $(awk '/MemTotal/ {print $2}' /proc/meminfo) -gt 140000 ]"
+        )
+
+        answer = self.send("servers:rebuild", server.pk, image=image.pk, is_sure="on")
+        assert answer.status_code == 202
+        self.work()
+        server.refresh_from_db()
+        assert (server.status, server.task) == ("ACTIVE", ""), server.reason
+        self.wait_for_prompts(server, 1)
+        self.run_on(server, "[ ! -e /old ]")
+
     def test_bob_keeps_a_copy_that_needs_alice_no_more(self):
         image, share = self.upload_share_and_accept()
         self.order(image, name="Web 1", key=self.new_key())
