@@ -5,10 +5,12 @@ from functools import cache
 from typing import Any, cast
 
 from django.contrib.auth import SESSION_KEY
+from django.contrib.sessions.backends.base import UpdateError
 from django.contrib.sessions.backends.db import SessionStore as DatabaseSession
 from django.utils import timezone
 
 from accounts.models import Session, User
+from controlpanel.errors import is_database_away
 from controlpanel.prepared import Gap, Prepared
 
 ADDRESS, AGENT, SINCE = "_address", "_agent", "_since"
@@ -61,6 +63,17 @@ class SessionStore(DatabaseSession):
         if SINCE in data:
             session.created_at = datetime.fromisoformat(data[SINCE])
         return session
+
+    def save(self, must_create: bool = False) -> None:
+        try:
+            super().save(must_create)
+        except UpdateError as error:
+            # Django takes a database that is away for a session that was ended: the
+            # answer would be 400, as if nothing had been done, though it may have been.
+            cause = error.__context__
+            if cause is not None and is_database_away(cause):
+                raise cause from None
+            raise
 
     def flush(self) -> None:
         super().flush()

@@ -4,13 +4,31 @@ import logging
 import sys
 from typing import Any
 
+import psycopg
 from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.template.loader import render_to_string
-from psycopg_pool import PoolTimeout
 
 log = logging.getLogger("panel.http")
+
+# As Django has them, and as its driver and the pool of its connections have them.
+_AWAY = (
+    OperationalError,
+    InterfaceError,
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+)
+
+
+def is_database_away(error: BaseException | None) -> bool:
+    """Also when it did not answer in time, or a lock was not to be had."""
+    # What defers jobs wraps the driver's errors in its own.
+    while error is not None:
+        if isinstance(error, _AWAY):
+            return True
+        error = error.__cause__
+    return False
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
@@ -30,7 +48,7 @@ def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 def server_error(request: HttpRequest) -> HttpResponse:
     """Tell a database that is away (503, soon back) from a fault of ours (500)."""
-    if isinstance(sys.exception(), OperationalError | InterfaceError | PoolTimeout):
+    if is_database_away(sys.exception()):
         log.error("the database is unavailable: %s", sys.exception())
         page = render_to_string("503.html")
         return HttpResponse(page, status=503, headers={"Retry-After": "5"})

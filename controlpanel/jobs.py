@@ -9,7 +9,6 @@ slow jobs of one account leave the other slots to the others.
 
 from collections import Counter
 
-import psycopg
 from django.conf import settings
 from django.db import transaction
 from django.db.models import Max, Min, Q
@@ -19,6 +18,7 @@ from procrastinate.contrib.django.models import ProcrastinateJob
 from procrastinate.exceptions import AlreadyEnqueued
 from procrastinate.jobs import Job
 
+from controlpanel.errors import is_database_away
 from controlpanel.leases import Leased
 
 SERVERS = "servers"
@@ -110,12 +110,3 @@ class Again(BaseRetryStrategy):
 
 
 ONLY_IF_INTERRUPTED = Again(waits=[])
-
-
-def is_database_away(error: BaseException | None) -> bool:
-    """Also when it did not answer in time, or a lock was not to be had."""
-    while error is not None:
-        if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
-            return True
-        error = error.__cause__
-    return False

@@ -23,7 +23,8 @@ from procrastinate.exceptions import ConnectorException, UniqueViolation
 from procrastinate.jobs import Job, Status
 from procrastinate.worker import Worker
 
-from controlpanel.jobs import IMAGES, SERVERS, SLOTS, is_database_away
+from controlpanel.errors import is_database_away
+from controlpanel.jobs import IMAGES, SERVERS, SLOTS
 from controlpanel.leases import Leased, is_leased, lease
 
 log = logging.getLogger("panel.worker")

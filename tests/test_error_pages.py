@@ -1,9 +1,11 @@
+import psycopg
 from django.contrib.auth.decorators import login_not_required
 from django.contrib.auth.models import AnonymousUser
 from django.db import InterfaceError, OperationalError
 from django.template.loader import render_to_string
 from django.test import Client, RequestFactory, SimpleTestCase, override_settings
 from django.urls import path
+from procrastinate.exceptions import ConnectorException
 from psycopg_pool import PoolTimeout
 
 PAGES = ("403", "403_csrf", "404", "409", "413", "422", "429", "500", "503")
@@ -45,12 +47,17 @@ class ErrorPageTests(SimpleTestCase):
 
 @login_not_required
 def broken(request, kind):
-    raise FAULTS[kind]("the reason")
+    raise FAULTS[kind]
 
 
+JOB_NOT_DEFERRED = ConnectorException()
+JOB_NOT_DEFERRED.__cause__ = psycopg.OperationalError("the reason")
 FAULTS = {
-    each.__name__: each
-    for each in (OperationalError, InterfaceError, PoolTimeout, ZeroDivisionError)
+    "OperationalError": OperationalError("the reason"),
+    "InterfaceError": InterfaceError("the reason"),
+    "PoolTimeout": PoolTimeout("the reason"),
+    "job": JOB_NOT_DEFERRED,
+    "ZeroDivisionError": ZeroDivisionError("the reason"),
 }
 # A panel of one page, which fails.
 urlpatterns = [path("<str:kind>", broken)]
@@ -63,7 +70,7 @@ class ServerErrorTests(SimpleTestCase):
         return Client(raise_request_exception=False).get(f"/{kind}")
 
     def test_a_database_that_is_away_is_soon_back(self):
-        for kind in ("OperationalError", "InterfaceError", "PoolTimeout"):
+        for kind in ("OperationalError", "InterfaceError", "PoolTimeout", "job"):
             with self.subTest(kind=kind):
                 response = self.get(kind)
                 assert response.status_code == 503

@@ -17,14 +17,13 @@ from django.core.exceptions import (
     RequestDataTooBig,
     SuspiciousOperation,
 )
-from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.http.multipartparser import MultiPartParserError
 from django.http.request import RawPostDataException, UnreadablePostError
 from ninja import NinjaAPI
 from ninja.errors import AuthenticationError, HttpError, ValidationError
-from psycopg_pool import PoolTimeout
 
+from controlpanel.errors import is_database_away
 from controlpanel.http import Conflict, TooMany
 
 log = logging.getLogger("panel.api")
@@ -171,7 +170,7 @@ def fault_of(problem: Exception) -> Fault:
             return BadRequest("The body of the request did not arrive whole.")
         case SuspiciousOperation():
             return BadRequest("This request cannot be answered.")
-        case OperationalError() | InterfaceError() | PoolTimeout():
+        case _ if is_database_away(problem):
             log.error("the database is unavailable: %s", problem)
             return Fault(503, AWAY, Retry_After=str(AWAY_SECONDS))
     log.exception("unexpected", exc_info=problem)

@@ -1,8 +1,10 @@
 import re
 from datetime import timedelta
+from unittest import mock
 
 from axes.models import AccessAttempt
 from django.conf import settings
+from django.db import OperationalError
 from django.test import Client, RequestFactory, TestCase, override_settings
 from django.urls import reverse
 from django.utils import timezone
@@ -258,6 +260,17 @@ class SessionTests(SignInTestCase):
     def test_an_expired_session_is_none(self):
         Session.objects.update(expire_date=timezone.now() - timedelta(seconds=1))
         assert not self.is_signed_in(self.client)
+
+    def test_a_database_that_goes_away_at_the_end_is_none_that_has_ended_it(self):
+        self.client.raise_request_exception = False
+        phone = self.alice.sessions.get(address="192.0.2.7")
+        data = {"session": phone.public_id}
+        away = OperationalError("server closed the connection unexpectedly")
+        with mock.patch.object(Session, "save", side_effect=away):
+            answer = self.client.post(reverse("accounts:end-session"), data)
+        assert answer.status_code == 503  # 400 would say that nothing was done
+        assert self.is_signed_in(self.client)
+        assert not self.is_signed_in(self.phone)
 
     def test_a_rotated_secret_key_keeps_sessions(self):
         old_key = settings.SECRET_KEY
