@@ -145,13 +145,11 @@ KILLS = [
 
 def harm(scene: Scene, server_id: UUID) -> None:
     """Note that what becomes of the server is our fault."""
-    if thing := scene.ledger.by_id(server_id):
-        thing.harmed_at = time.monotonic()
-    else:
-        # Its order was not answered yet.
-        for thing in scene.ledger.things("server"):
-            if thing.id is None:
-                thing.harmed_at = time.monotonic()
+    # Read first: an order may be answered at this moment.
+    unanswered = [each for each in scene.ledger.things("server") if each.id is None]
+    thing = scene.ledger.by_id(server_id)
+    for each in [thing] if thing else unanswered:
+        each.harmed_at = time.monotonic()
 
 
 def _kill_one_of(pids: list[int], dice: random.Random) -> int:

@@ -39,16 +39,17 @@ class Asked:
         done = outcomes.count(Outcome.DONE)
         return done, done + outcomes.count(Outcome.UNKNOWN)
 
-    def last(self, *whats: str) -> float:
-        """When one of these was last asked for, and not refused."""
-        return max(
-            (
-                deed.at
-                for deed in self.deeds
-                if deed.what in whats and deed.outcome is not Outcome.NOT_DONE
-            ),
-            default=float("-inf"),
-        )
+    def well_since(self) -> float:
+        """When it was made, or last started: a power-on that was not answered may
+        have come to nothing, so harm of before it still shows.
+        """
+        known = [deed.at for deed in self.deeds if deed.what == "create"]
+        known += [
+            deed.at
+            for deed in self.deeds
+            if deed.what == "power-on" and deed.outcome is Outcome.DONE
+        ]
+        return max(known, default=float("-inf"))
 
 
 @dataclass
@@ -145,7 +146,7 @@ class Ledger:
     def may_be_broken(self, thing: Thing) -> bool:
         """Whether it was harmed since it was last asked to be well, or what it is
         made from was taken away."""
-        asked_at = thing.last("create", "power-on")
+        asked_at = thing.well_since()
         if max(thing.harmed_at, self.all_harmed_until) >= asked_at:
             return True
         source = thing.source

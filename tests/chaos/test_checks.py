@@ -285,7 +285,10 @@ class LedgerTests(TestCase):
         server.harmed_at = 5
         server.deeds = [Deed("create", at=1)]
         assert ledger.may_be_broken(server)
-        server.deeds.append(Deed("power-on", at=6))
+        unanswered = Deed("power-on", at=6)
+        server.deeds.append(unanswered)
+        assert ledger.may_be_broken(server)
+        unanswered.outcome = Outcome.DONE
         assert not ledger.may_be_broken(server)
 
     def test_a_finding_is_compared_by_what_it_says(self):
