@@ -113,6 +113,17 @@ def is_base(name: str) -> bool:
     return name in _CHECKS or name in {"owner", "locations"}
 
 
+def read_properties(given: dict[str, str]) -> dict[str, str]:
+    """The properties of a new image, from whoever may set nothing else of it."""
+    draft = Draft("", {})
+    for name, value in given.items():
+        if is_base(name) or name in TEXTS:
+            raise BadRequest(f"The name '{name}' is not that of a property.")
+        draft.set(name, value)
+    draft.finish()
+    return draft.properties
+
+
 def read_tags(name: str, value: Any) -> list[str]:
     if not isinstance(value, list):
         raise _mismatch(name, "it is not a list")

@@ -15,6 +15,7 @@ from accounts.api.gate import ApiRequest, insist_on, requires
 from accounts.models import QuotaReached
 from accounts.permissions import Capability
 from controlpanel.api.faults import BadRequest, Fault, Forbidden, NotFound
+from images.api.values import read_properties
 from images.models import Image
 from servers.api.bodies import address, brief, server_body
 from servers.compute.backends import compute_for
@@ -246,10 +247,9 @@ def _create_image(
     request: ApiRequest, region: str, server: Server, wanted: NewImage
 ) -> HttpResponse:
     """Its ID is the last part of the header Location, as before microversion 2.45."""
-    if wanted.metadata:
-        raise BadRequest("An image that is made of a server gets no metadata here.")
+    name, properties = _printable(wanted.name), read_properties(wanted.metadata)
     try:
-        image = server.create_image(name=_printable(wanted.name), by=request.user)
+        image = server.create_image(name=name, by=request.user, properties=properties)
     except QuotaReached as refusal:
         raise Forbidden(str(refusal)) from None
     here = request.build_absolute_uri(f"/image/{region}/v2/images/{image.pk}")

@@ -420,7 +420,12 @@ class Server(MadeFrom):
 
     @transaction.atomic
     def create_image(
-        self, *, name: str, by: User | None, schedule_id: UUID | None = None
+        self,
+        *,
+        name: str,
+        by: User | None,
+        schedule_id: UUID | None = None,
+        properties: dict[str, str] | None = None,
     ) -> Image:
         """Have an image of its own made for the account, of the disk as it is now.
 
@@ -450,6 +455,7 @@ class Server(MadeFrom):
             virtual_size=self.disk_size,
             min_disk_gb=-(-self.disk_size // GIB),
             min_ram_mb=self.image_min_ram_mb,
+            properties=properties or {},
         )
         self.begin(self.Task.IMAGING, *_WITH_DISK, by=by, making=image)
         image.save(force_insert=True)

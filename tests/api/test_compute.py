@@ -241,7 +241,10 @@ class ServerTests(ComputeTestCase):
             {"os-stop": None, "os-start": None},
             {"createImage": {}},
             {"createImage": {"name": "a\nb"}},
-            {"createImage": {"name": "a", "metadata": {"a": "b"}}},
+            {"createImage": {"name": "a", "metadata": {"a": 5}}},
+            {"createImage": {"name": "a", "metadata": {"min_disk": "5"}}},
+            {"createImage": {"name": "a", "metadata": {"os": "Debian"}}},
+            {"createImage": {"name": "a", "metadata": {"a": "\0"}}},
             {"os-getConsoleOutput": {"length": "long"}},
             [],
             b"{",
@@ -255,6 +258,24 @@ class ServerTests(ComputeTestCase):
         assert response.status_code == 202
         image = self.beta.images.get(name="golden")
         assert response["Location"].endswith(f"/image/IAD/v2/images/{image.pk}")
+
+    def test_its_metadata_become_properties_of_the_image(self):
+        metadata = {"image_type": "image", "team": "web"}
+        wanted = {"name": "golden", "metadata": metadata}
+        assert self.act(self.server, createImage=wanted).status_code == 202
+        assert self.beta.images.get(name="golden").properties == metadata
+
+    def test_metadata_that_no_image_may_have_begin_nothing(self):
+        for metadata, status in (
+            ({"os_glance_x": "y"}, 403),
+            ({"size": "1"}, 403),
+            ({f"name {number}": "" for number in range(200)}, 413),
+        ):
+            with self.subTest(metadata=metadata):
+                wanted = {"name": "golden", "metadata": metadata}
+                assert self.act(self.server, createImage=wanted).status_code == status
+        self.server.refresh_from_db()
+        assert self.server.task == ""
 
     def test_its_console_is_read_by_lines(self):
         self.compute.consoles[self.server.pk] = "one\ntwo\nthree\n"

@@ -4,6 +4,7 @@ Each signs in with the file that the page Account > API Access offers.
 """
 
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -11,8 +12,10 @@ import time
 from pathlib import Path
 from urllib.parse import unquote
 
+import openstack
 from django.contrib.auth.hashers import Argon2PasswordHasher
 from django.test import override_settings
+from openstack.config import OpenStackConfig
 
 from tests.factories import PASSWORD
 from tests.servers.test_story import PATIENCE, StoryTestCase
@@ -26,12 +29,11 @@ ARGON2 = f"{Argon2PasswordHasher.__module__}.{Argon2PasswordHasher.__name__}"
 class LiveTestCase(StoryTestCase):
     """Alice of Acme signs in by password, Bob of Beta by application credential."""
 
-    def setUp(self):
-        super().setUp()
-        self.enterContext(running_worker(self.folder / "worker.log"))
+    def start_panel(self, *, with_worker=True):
+        if with_worker:
+            self.enterContext(running_worker(self.folder / "worker.log"))
         web_log = self.folder / "web.log"
         self.address = self.enterContext(running_web_server(web_log))
-        self.url = f"http://{self.address}"
         # The panel's own process knows no other than its own settings.
         with override_settings(PASSWORD_HASHERS=[ARGON2]):
             self.alice.set_password(PASSWORD)
@@ -68,17 +70,33 @@ class LiveTestCase(StoryTestCase):
             **({"OS_PASSWORD": PASSWORD} if who == "alice" else {}),
         }
 
+    def cloud_of(self, who):
+        """Their cloud as the Python libraries read it."""
+        files = OpenStackConfig([str(self.clouds[who])], load_envvars=False)
+        password = {"password": PASSWORD} if who == "alice" else {}
+        return files.get_one(CLOUD, auth=password)
+
+    def connect(self, who):
+        connection = openstack.connection.Connection(config=self.cloud_of(who))
+        self.addCleanup(connection.close)
+        return connection
+
     def run_program(self, who, *command):
         """Its output; what fails is told with the words of the client."""
         done = self.start(who, *command)
         assert done.returncode == 0, f"{done.args}\n{done.stdout}{done.stderr}"
         return done.stdout
 
-    def start(self, who, program, *words, typed=""):
+    def start(self, who, program, *words, typed=None):
+        """At a terminal, or with an input, which `glance` takes for data."""
+        terminal, inside = pty.openpty()
+        self.addCleanup(os.close, terminal)
+        self.addCleanup(os.close, inside)
+        given = {"stdin": inside} if typed is None else {"input": typed}
         return subprocess.run(
             [PROGRAMS / program, *(str(word) for word in words)],
             env=self.environment_of(who),
-            input=typed,
+            **given,
             capture_output=True,
             text=True,
             timeout=PATIENCE,

@@ -29,6 +29,7 @@ class OpenstackTests(LiveTestCase):
         return done.stdout
 
     def test_an_image_goes_from_alice_to_bob_and_boots(self):
+        self.start_panel()
         image = self.upload_and_fetch()
         self.share_and_answer(image)
         server = self.boot(image)

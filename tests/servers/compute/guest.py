@@ -5,6 +5,7 @@ writes that sector to sector 2, and switches itself off when the power button is
 pressed. With `obedient=False` it does not mind the button.
 """
 
+import struct
 import subprocess
 
 GREETING = b"Hello from the boot sector\r\n"
@@ -12,6 +13,10 @@ GOODBYE = b"Goodbye\r\n"
 SIZE = 1 << 20
 
 _ORIGIN = 0x7C00
+# The guest has no use for it; the panel takes no disk without one.
+_PARTITION = struct.pack(
+    "<B3sB3sII", 0x80, bytes(3), 0x83, bytes(3), 64, SIZE // 512 - 64
+)
 
 
 def write_image(path, *, greeting=GREETING, obedient=True, at_once=False):
@@ -73,4 +78,4 @@ def _boot_sector(*, obedient, at_once):
     code = start + call(len(start)) + wait
     code += b"\xbe" + goodbye_at.to_bytes(2, "little")
     code += call(len(code)) + leave + printer + GOODBYE + b"\0"
-    return code.ljust(510, b"\0") + b"\x55\xaa"
+    return code.ljust(446, b"\0") + _PARTITION + bytes(48) + b"\x55\xaa"
