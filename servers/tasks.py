@@ -175,6 +175,7 @@ def rebuild(server_id: str) -> None:
         raise
     except (ComputeError, StoreError, NotBootable) as error:
         log.warning("server %s was not rebuilt: %s", server.pk, error)
+        _keep_running(server)
         order.give_up(str(error))
     else:
         if order.finish():
@@ -197,6 +198,8 @@ def resize(server_id: str) -> None:
         raise
     except (ComputeError, StoreError) as error:
         log.warning("server %s was not resized: %s", server.pk, error)
+        server.flavor = order.before
+        _keep_running(server)
         order.give_up(str(error))
     else:
         if order.finish():
@@ -390,6 +393,22 @@ def _exchange(compute: Compute, order: Rebuild) -> None:
             password_hash=order.password_hash,
         )
         compute.rebuild(spec, order=order.pk)
+
+
+def _keep_running(server: Server) -> None:
+    """Start what ran before a change that comes to nothing, should this run of the job
+    or one that was cut short have shut it down for it.
+    """
+    if server.status != Server.Status.ACTIVE:
+        return
+    compute = compute_for(server.region.backend)
+    try:
+        if compute.observe(server.pk).power_state is PowerState.SHUTDOWN:
+            compute.power_on(spec_of(server))
+    except ServerBusy:
+        raise
+    except (ComputeError, StoreError) as error:  # the next look tells of it
+        log.warning("server %s was not started again: %s", server.pk, error)
 
 
 def _start_again(server: Server) -> None:

@@ -213,6 +213,16 @@ class RebuildTests(ChangeTestCase):
         assert self.row().blob == self.base.blob
         assert self.events(What.FAILED) == ["It was not rebuilt. There is no room."]
 
+    def test_one_that_a_killed_worker_has_shut_down_runs_again_if_it_is_given_up(self):
+        self.order()
+        self.compute.power[self.server.pk] = PowerState.SHUTDOWN
+        self.share.refresh_from_db()
+        self.share.revoke(by=self.alice)
+
+        self.work()
+        assert self.compute.power[self.server.pk] is PowerState.RUNNING
+        assert self.state() == ("ACTIVE", "")
+
     def test_a_busy_server_is_tried_again(self):
         self.order()
         self.compute.trouble = ServerBusy("It is being detached.")
@@ -314,6 +324,25 @@ class ResizeTests(ChangeTestCase):
         assert self.events(What.FAILED) == [
             "It was not resized. There is no memory left."
         ]
+
+    def test_one_whose_disk_cannot_grow_runs_again_as_it_was(self):
+        self.order(self.large)
+        self.compute.power[self.server.pk] = PowerState.SHUTDOWN
+        self.compute.trouble = ComputeError("The disk cannot be made larger.")
+        started = mock.Mock(wraps=self.compute.power_on)
+        with mock.patch.object(self.compute, "power_on", started):
+            self.work()
+        assert started.call_args.args[0].memory_mb == self.small.ram_mb
+        assert self.state() == ("ACTIVE", "")
+        assert self.row().flavor == self.small
+
+    def test_one_that_was_off_stays_off_when_it_is_given_up(self):
+        self.shut_off()
+        self.order(self.large)
+        self.compute.trouble = ComputeError("The disk cannot be made larger.")
+        self.work()
+        assert self.compute.power[self.server.pk] is PowerState.SHUTDOWN
+        assert self.state() == ("SHUTOFF", "")
 
     def test_a_worker_killed_anywhere_goes_on(self):
         for place, name in ((Resize, "finish"), (self.compute, "power_on")):
