@@ -25,7 +25,7 @@ from images import reconciling as images
 from images.models import Image
 from images.reconciling import ORPHANED_AFTER, STALE_AFTER, Finding, mend
 from servers.compute.backends import compute_for
-from servers.compute.base import Compute, ComputeError, PowerState
+from servers.compute.base import Compute, ComputeError, PowerState, ServerBusy
 from servers.models import Reconciliation, Server, ServerEvent, What
 from servers.snapshots import disks_nobody_awaits, images_without_job
 from servers.tasks import servers_that_differ, servers_without_job
@@ -144,7 +144,10 @@ def processes_out_of_reach(compute: Compute) -> Iterator[Finding]:
     """Servers in error that the region does not know, though something of them runs."""
     broken = Server.objects.settled().filter(status=Server.Status.ERROR)
     for server in broken.filter(pk__in=compute.server_ids()):
-        found = compute.observe(server.pk)
+        try:
+            found = compute.observe(server.pk)
+        except ServerBusy:  # with a deed, or a look at it: it can be managed
+            continue
         if found.power_state is PowerState.NOSTATE and not found.reason:
             yield Finding(
                 kind="process out of reach",

@@ -12,7 +12,7 @@ from django.utils import timezone
 from images.models import Image
 from servers import reconciling, tasks
 from servers.compute import handover
-from servers.compute.base import ComputeError, PowerState
+from servers.compute.base import ComputeError, PowerState, ServerBusy
 from servers.models import Reconciliation, Server, ServerEvent
 from tests.cast import CastTestCase
 from tests.factories import UserFactory
@@ -97,6 +97,12 @@ class FindingTests(ReconcilingTestCase):
         assert self.repair(with_consent=False) == [("process out of reach", True)]
         assert self.repair() == [("process out of reach", False)]
         assert self.compute.server_ids() == set()
+
+    def test_one_with_which_something_is_being_done_is_in_reach(self):
+        Server.objects.update(status="ERROR")
+        busy = ServerBusy("Something else is being done with this server.")
+        with mock.patch.object(self.compute, "observe", side_effect=busy):
+            assert self.kinds() == []
 
     def test_one_whose_disk_may_come_back_is_left_alone(self):
         Server.objects.update(status="ERROR")
