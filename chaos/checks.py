@@ -24,6 +24,8 @@ SERVER_EVENTS = {
     "power-on": "power_on",
     "power-off": "power_off",
     "reboot": "reboot_hard",
+    "rebuild": "rebuild",
+    "resize": "resize",
     "delete": "delete",
 }
 # And as the move of a share, from and to.
@@ -74,6 +76,7 @@ class Checks:
             *self.servers(),
             *self.shares(),
             *self.processes(),
+            *self.orders(),
             *self.blobs(),
             *self.leftovers(),
         ]
@@ -217,6 +220,19 @@ class Checks:
             words = processes.command_line(pid).replace(b"\0", b" ").decode()
             yield Finding(Kind.UNFINISHED, f"still running: {words[-200:]}")
 
+    def orders(self) -> Iterator[Finding]:
+        """What is to become of a server stands in a row of its own until it is so."""
+        for table, task in (
+            ("servers_rebuild", "rebuilding"),
+            ("servers_resize", "resizing"),
+        ):
+            query = (
+                f"SELECT name FROM {table} o JOIN servers_server s ON s.id = server_id"
+                " WHERE task NOT IN (%s, 'deleting')"
+            )
+            for (name,) in self.database.rows(query, task):
+                yield Finding(Kind.ORPHANED, f"order of {name}, which is not {task}")
+
     def blobs(self) -> Iterator[Finding]:
         rows = self.database.rows("SELECT digest FROM images_blob")
         known = {digest for (digest,) in rows}
@@ -230,7 +246,8 @@ class Checks:
         for (digest,) in self.database.rows(
             "SELECT digest FROM images_blob b WHERE"
             " NOT EXISTS (SELECT 1 FROM images_image WHERE blob_id = b.id) AND"
-            " NOT EXISTS (SELECT 1 FROM servers_server WHERE blob_id = b.id)"
+            " NOT EXISTS (SELECT 1 FROM servers_server WHERE blob_id = b.id) AND"
+            " NOT EXISTS (SELECT 1 FROM servers_rebuild WHERE blob_id = b.id)"
         ):
             yield Finding(Kind.ORPHANED, f"nothing refers to blob {digest[:12]}")
 
@@ -246,7 +263,11 @@ class Checks:
         for path in self._folder("servers"):
             if path.name not in known:
                 yield Finding(Kind.ORPHANED, f"servers/{path.name} has no row")
-            for rest in (*path.glob("*.new"), *path.glob("snapshot.qcow2")):
+            for rest in (
+                *path.glob("*.new"),
+                *path.glob("rebuilt"),
+                *path.glob("snapshot.qcow2"),
+            ):
                 yield Finding(Kind.ORPHANED, f"servers/{path.name}/{rest.name}")
         for path in (*self._folder("images/uploads"), *self._folder("snapshots")):
             yield Finding(Kind.ORPHANED, f"{path.parent.name}/{path.name}")

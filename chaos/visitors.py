@@ -17,6 +17,7 @@ from chaos.ledger import Ledger, Outcome, Share, Thing
 
 MOST_IMAGES = 6
 MOST_SERVERS = 2
+FLAVORS = ["micro", "small", "medium"]
 _ID = "([0-9a-f-]{36})"
 _NUMBERS = count(1)
 
@@ -163,6 +164,12 @@ class Visitor:
         path = f"{self.home}/servers/{server.id}/{deed}/"
         self._do(server, deed, lambda: self.browser.post(path, form))
 
+    def rebuild(self, server: Thing, image: Thing | None) -> None:
+        """From this image, or from a base image."""
+        form = {"image": image.id if image else self.base_image(), "is_sure": "on"}
+        path = f"{self.home}/servers/{server.id}/rebuild/"
+        self._do(server, "rebuild", lambda: self.browser.post(path, form), success=202)
+
     def create_image(self, server: Thing) -> Thing:
         image = self._new("image")
         image.source, image.region = server, server.region
@@ -298,11 +305,14 @@ def act(visitor: Visitor, dice: random.Random, others: list[Visitor]) -> None:
     if servers:
         server = dice.choice(servers)
         gone = 1.5 if len(servers) >= MOST_SERVERS else 0.5
+        near = [each for each in bootable if each.region == server.region]
         deeds += [
             (1.5, lambda: visitor.create_image(server)),
             (1, lambda: visitor.power(server, "power-on")),
             (0.7, lambda: visitor.power(server, "power-off")),
             (0.7, lambda: visitor.power(server, "reboot", how="hard")),
+            (0.7, lambda: visitor.rebuild(server, dice.choice([None, *near]))),
+            (0.7, lambda: visitor.power(server, "resize", flavor=dice.choice(FLAVORS))),
             (gone, lambda: visitor.delete_server(server)),
         ]
     weights, choices = zip(*deeds, strict=True)

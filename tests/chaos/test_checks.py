@@ -12,7 +12,7 @@ from django.utils import timezone
 from chaos.checks import Checks, Finding, Kind
 from chaos.ledger import Deed, Ledger, Outcome, Thing
 from images.models import Blob, Image
-from servers.models import Server, ServerEvent
+from servers.models import Resize, Server, ServerEvent
 from sharing.models import ImageShare, ShareEvent
 from tests.factories import (
     AccountFactory,
@@ -223,6 +223,7 @@ class ChecksTests(TestCase):
         for name, words in [
             (f"servers/{uuid4()}/disk.qcow2", "has no row"),
             (f"servers/{self.server.pk}/disk.new", "disk.new"),
+            (f"servers/{self.server.pk}/rebuilt", "rebuilt"),
             (f"images/uploads/{uuid4()}.part", ".part"),
             (f"images/blobs/cd/{'cd' * 32}.raw", "has no row"),
             (f"snapshots/{uuid4()}.qcow2", "snapshots/"),
@@ -231,8 +232,15 @@ class ChecksTests(TestCase):
                 path = self.file(name)
                 self.sees(Kind.ORPHANED, words)
                 path.unlink()
-                if path.parent.parent.name == "servers" and "disk.new" not in name:
+                if path.parent.name != str(self.server.pk):
                     path.parent.rmdir()
+
+    def test_an_order_that_is_done_or_given_up(self):
+        Resize.objects.create(server=self.server, before=self.server.flavor)
+        Server.objects.update(task="resizing")
+        assert all(each.kind is Kind.UNFINISHED for each in self.checks.all())
+        Server.objects.update(task="")
+        self.sees(Kind.ORPHANED, "order of server-1, which is not resizing")
 
     def test_a_blob_that_nothing_refers_to(self):
         blob = BlobFactory.create()
