@@ -13,11 +13,22 @@ from accounts.api.bodies import credential_body, listed
 from accounts.api.gate import UNSCOPED, ApiRequest
 from accounts.models import ApplicationCredential
 from accounts.permissions import Role
+from controlpanel.api.describe import describe
 from controlpanel.api.faults import BadRequest, Forbidden, NotFound
 
 router = Router(tags=["Application credentials"])
 
 NO_FURTHER = "An application credential can neither make nor delete credentials."
+
+
+EXAMPLE = {
+    "application_credential": {
+        "name": "nightly",
+        "description": "Shares the image of the night",
+        "roles": [{"name": "identity:user-admin"}],
+        "expires_at": "2999-12-31T00:00:00Z",
+    }
+}
 
 
 class RoleIn(Schema):
@@ -59,6 +70,7 @@ def list_credentials(
     "/users/{user_id}/application_credentials",
     summary="Make an application credential",
     response={201: dict[str, Any]},
+    openapi_extra=describe(409, example=EXAMPLE),
 )
 def create_credential(
     request: ApiRequest, user_id: str, body: CredentialIn

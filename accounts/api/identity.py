@@ -8,37 +8,40 @@ openstack client takes a number as it was typed only after that answer.
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse, JsonResponse
-from ninja import NinjaAPI, Router
+from ninja import Router
 
 from accounts.api import credentials, tokens
 from accounts.api.bodies import DOMAIN, links, listed, project_body, user_body
 from accounts.api.catalog import catalog
-from accounts.api.gate import ApiRequest, TokenAuth
+from accounts.api.gate import ApiRequest
+from accounts.api.service import Service
 from accounts.models import Account
-from controlpanel.api import faults
 from controlpanel.api.faults import Forbidden, NotFound
 
 FORBIDDEN = "You are not authorized to perform the requested action."
 
-api = NinjaAPI(
-    title="Identity",
-    version="3.14",
-    description=__doc__,
-    urls_namespace="identity",
-    openapi_url="/openapi.json",
-    docs_url=None,
-    auth=TokenAuth(),
-)
-faults.install(api, "identity")
+api = Service("identity", title="Identity", version="3.14", about=__doc__)
 router = Router(tags=["Projects and users"])
 
 
-@api.get("/", auth=None, summary="Versions", response={300: dict[str, Any]})
+@api.get(
+    "/",
+    auth=None,
+    summary="List the versions of the service",
+    tags=["Versions"],
+    response={300: dict[str, Any]},
+)
 def versions(request: HttpRequest) -> HttpResponse:
     return JsonResponse({"versions": {"values": [_version(request)]}}, status=300)
 
 
-@api.get("/v3", auth=None, summary="Version 3", response=dict[str, Any])
+@api.get(
+    "/v3",
+    auth=None,
+    summary="Show version 3",
+    tags=["Versions"],
+    response=dict[str, Any],
+)
 def version(request: HttpRequest) -> HttpResponse:
     return JsonResponse({"version": _version(request)})
 

@@ -15,6 +15,7 @@ from accounts.api.gate import ApiRequest
 from accounts.models import Account, ApplicationCredential, Caller, Token, User
 from accounts.signin import client_address
 from controlpanel.api import rates
+from controlpanel.api.describe import Parameters, describe
 from controlpanel.api.faults import BadRequest, Fault, NotFound
 
 router = Router(tags=["Tokens"])
@@ -28,6 +29,22 @@ LOCKED = (
 )
 SUSPENDED = "The account {} is suspended."
 ONE_PROJECT = "An application credential is for its own project alone."
+SUBJECT: Parameters = {"X-Subject-Token": "The token that is asked about"}
+EXAMPLE = {
+    "auth": {
+        "identity": {
+            "methods": ["password"],
+            "password": {
+                "user": {
+                    "name": "alice",
+                    "domain": {"name": "Default"},
+                    "password": "a long pass phrase",
+                }
+            },
+        },
+        "scope": {"project": {"id": "82000118"}},
+    }
+}
 
 
 class DomainIn(Schema):
@@ -90,7 +107,8 @@ class SignIn(Schema):
     "/auth/tokens",
     auth=None,
     summary="Get a token",
-    response={201: dict[str, Any], 401: dict[str, Any]},
+    response={201: dict[str, Any]},
+    openapi_extra=describe(401, 429, example=EXAMPLE),
 )
 @sensitive_variables()
 def create_token(
@@ -126,7 +144,12 @@ def create_token(
     )
 
 
-@router.get("/auth/tokens", summary="Look at a token", response=dict[str, Any])
+@router.get(
+    "/auth/tokens",
+    summary="Look at a token",
+    response=dict[str, Any],
+    openapi_extra=describe(404, needed=SUBJECT),
+)
 def show_token(request: ApiRequest, nocatalog: str | None = None) -> HttpResponse:
     """What the token in X-Subject-Token stands for: one's own tokens only."""
     plain, caller = _subject(request)
@@ -134,13 +157,23 @@ def show_token(request: ApiRequest, nocatalog: str | None = None) -> HttpRespons
     return JsonResponse(body, headers={"X-Subject-Token": plain})
 
 
-@router.api_operation(["HEAD"], "/auth/tokens", summary="Ask whether a token is valid")
+@router.api_operation(
+    ["HEAD"],
+    "/auth/tokens",
+    summary="Ask whether a token is valid",
+    openapi_extra=describe(404, needed=SUBJECT),
+)
 def check_token(request: ApiRequest) -> HttpResponse:
     plain, _ = _subject(request)
     return HttpResponse(headers={"X-Subject-Token": plain})
 
 
-@router.delete("/auth/tokens", summary="Revoke a token", response={204: None})
+@router.delete(
+    "/auth/tokens",
+    summary="Revoke a token",
+    response={204: None},
+    openapi_extra=describe(404, needed=SUBJECT),
+)
 def revoke_token(request: ApiRequest) -> HttpResponse:
     """End the token in X-Subject-Token, which is one's own."""
     plain, _ = _subject(request)

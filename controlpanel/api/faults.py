@@ -113,6 +113,31 @@ DIALECTS: dict[str, Dialect] = {
 }
 
 
+def _schema(**kinds: str) -> dict[str, Any]:
+    properties = {name: {"type": kind} for name, kind in kinds.items()}
+    return {"type": "object", "properties": properties, "required": [*kinds]}
+
+
+# The same, for the OpenAPI documents.
+SCHEMAS = {
+    "identity": {
+        "type": "object",
+        "properties": {
+            "error": _schema(code="integer", title="string", message="string")
+        },
+        "required": ["error"],
+    },
+    "image": _schema(code="string", title="string", message="string"),
+    "compute": {
+        "type": "object",
+        "description": "One key, which names the kind of fault",
+        "minProperties": 1,
+        "maxProperties": 1,
+        "additionalProperties": _schema(code="integer", message="string"),
+    },
+}
+
+
 PAGE = """<html>
  <head>
   <title>{title}</title>

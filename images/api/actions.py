@@ -7,8 +7,8 @@ from ninja import Router
 
 from accounts.api.gate import ApiRequest, requires
 from accounts.permissions import Capability
+from controlpanel.api.describe import describe
 from controlpanel.api.faults import Forbidden
-from images.api.describe import describe
 from images.api.images import NOT_THEIRS
 from images.api.rows import get_own
 from images.models import Image, ImageConflict

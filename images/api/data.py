@@ -14,8 +14,8 @@ from accounts.api.gate import ApiRequest, requires
 from accounts.models import Quota
 from accounts.models import QuotaReached as AccountFull
 from accounts.permissions import Capability
+from controlpanel.api.describe import OCTETS, Parameters, describe
 from controlpanel.api.faults import BadRequest, Fault, Forbidden, NotFound, QuotaReached
-from images.api.describe import OCTETS, describe
 from images.api.images import NOT_THEIRS
 from images.api.rows import get_own
 from images.downloads import answer_with_data
@@ -42,7 +42,12 @@ router = Router(tags=["Image data"])
 
 CHUNK = 1 << 18
 DATA = {"type": "string", "format": "binary"}
-SIZE = {"X-OpenStack-Image-Size": "Bytes of the data; other data is refused"}
+SIZE: Parameters = {
+    "X-OpenStack-Image-Size": (
+        "Bytes of the data; other data is refused",
+        {"type": "integer", "minimum": 0},
+    )
+}
 MET_DATA = (
     "Image {} could not be found after upload. The image may have been deleted during "
     "the upload."

@@ -8,8 +8,8 @@ from ninja import Router
 from accounts.api.gate import ApiRequest, requires
 from accounts.models import Region
 from accounts.permissions import Capability
+from controlpanel.api.describe import describe
 from controlpanel.api.faults import NotFound
-from images.api.describe import describe
 
 router = Router(tags=["Discovery"])
 

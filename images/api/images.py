@@ -8,10 +8,10 @@ from ninja import Router
 
 from accounts.api.gate import ApiRequest, requires
 from accounts.permissions import Capability
+from controlpanel.api.describe import IMAGE, describe
 from controlpanel.api.faults import Forbidden
 from images.api.bodies import answer_json
-from images.api.describe import IMAGE, describe
-from images.api.patches import NEW, OLD, apply, read_patch
+from images.api.patches import NEW, OLD, OPERATIONS, apply, read_patch
 from images.api.rows import find, get_own
 from images.api.values import Draft
 from images.models import ImageProtected
@@ -19,7 +19,18 @@ from images.models import ImageProtected
 router = Router(tags=["Images"])
 
 NOT_THEIRS = "You are not authorized to complete {} action."
-PATCH = {"type": "array", "items": {"type": "object"}}
+PATCH = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "properties": {
+            "op": {"type": "string", "enum": [*OPERATIONS]},
+            "path": {"type": "string", "pattern": "^/[^/]"},
+            "value": {},
+        },
+    },
+}
+EXAMPLE = [{"op": "replace", "path": "/name", "value": "web-golden"}]
 
 
 @router.get(
@@ -38,7 +49,7 @@ def show_image(request: ApiRequest, region: str, image_id: UUID) -> HttpResponse
     "/{region}/v2/images/{uuid:image_id}",
     summary="Change an image",
     openapi_extra=describe(
-        409, 413, 415, body=PATCH, body_type=[NEW, OLD], answer=IMAGE
+        409, 413, 415, body=PATCH, body_type=[NEW, OLD], example=EXAMPLE, answer=IMAGE
     ),
 )
 @requires(Capability.EDIT_IMAGES)

@@ -8,9 +8,9 @@ from ninja import Router
 from accounts.api.gate import ApiRequest, requires
 from accounts.permissions import Capability
 from controlpanel.api.bodies import read_json
+from controlpanel.api.describe import describe
 from controlpanel.api.faults import BadRequest, Fault
 from images.api.data import saying_no
-from images.api.describe import describe
 from images.api.discovery import IMPORT_METHODS
 from images.api.images import NOT_THEIRS
 from images.api.rows import get_own
@@ -30,13 +30,14 @@ BODY = {
     },
     "required": ["method"],
 }
+EXAMPLE = {"method": {"name": "glance-direct"}}
 
 
 @router.post(
     "/{region}/v2/images/{uuid:image_id}/import",
     summary="Import what was staged",
     response={202: None},
-    openapi_extra=describe(409, 413, 415, 503, body=BODY),
+    openapi_extra=describe(409, 413, 415, 503, body=BODY, example=EXAMPLE),
 )
 @requires(Capability.EDIT_IMAGES)
 def import_image(request: ApiRequest, region: str, image_id: UUID) -> HttpResponse:

@@ -10,11 +10,11 @@ from accounts.api.gate import ApiRequest, requires
 from accounts.models import QuotaReached as AccountFull
 from accounts.permissions import Capability
 from controlpanel.api.bodies import read_json
+from controlpanel.api.describe import IMAGE, Parameters, describe
 from controlpanel.api.faults import BadRequest, NotFound, QuotaReached
 from images.api.bodies import Row, answer_json
-from images.api.describe import IMAGE, describe
 from images.api.discovery import IMPORT_METHODS
-from images.api.filters import Filters
+from images.api.filters import ANSWERS, VISIBILITIES, Filters
 from images.api.rows import SORT_KEYS, Order, find, page_of
 from images.api.values import Draft
 from images.models import Image
@@ -23,31 +23,58 @@ router = Router(tags=["Images"])
 
 USUAL_LIMIT = 25
 MOST = 1000
-QUERY = {
+_FLAG = {"enum": ["true", "false"]}
+_COUNT = {"type": "integer", "minimum": 0}
+_BYTES = {"type": "integer"}
+_SEVERAL = {"type": "array", "items": {"type": "string"}}
+_TIME = (
+    "A time in ISO 8601, compared to the second; before it may stand gt:, gte:, eq:, "
+    "neq:, lt: or lte:"
+)
+QUERY: Parameters = {
     "name": "A name, or in: and names with commas between them",
     "id": "An ID, or in: and several",
-    "visibility": "public, private, shared, or all",
-    "member_status": "Of the images offered: accepted (usual), pending, rejected, all",
+    "visibility": ("Who sees the image", {"enum": VISIBILITIES}),
+    "member_status": (
+        "Of the images offered those that were answered so; accepted if not given",
+        {"enum": [*ANSWERS, "all"]},
+    ),
     "owner": "The number of an account",
     "status": "A status, or in: and several",
-    "tag": "A tag; may be given several times",
-    "protected": "true or false",
-    "os_hidden": "true for what is hidden from the usual list",
+    "tag": ("A tag; all of them have to be there", _SEVERAL),
+    "protected": ("Own images that are, or are not, kept from deletion", _FLAG),
+    "os_hidden": ("Those that are hidden from the usual list", _FLAG),
     "container_format": "A format, or in: and several",
     "disk_format": "A format, or in: and several",
-    "size_min": "Bytes at least",
-    "size_max": "Bytes at most",
-    "min_disk": "GB, exactly",
-    "min_ram": "MB, exactly",
-    "created_at": "gt:, gte:, eq:, neq:, lt: or lte: and a time in ISO 8601",
-    "updated_at": "As created_at",
+    "size_min": ("Bytes at least", _BYTES),
+    "size_max": ("Bytes at most", _BYTES),
+    "min_disk": ("GB, exactly; also min_disk_min and min_disk_max", _BYTES),
+    "min_ram": ("MB, exactly; also min_ram_min and min_ram_max", _BYTES),
+    "created_at": _TIME,
+    "updated_at": _TIME,
     "checksum": "MD5, which no image here has",
     "os_hash_value": "SHA-256 of the data",
-    "sort_key": "May be given several times, then with as many sort_dir, or one",
-    "sort_dir": "asc or desc (usual)",
+    "sort_key": (
+        "Keys to sort by",
+        {"type": "array", "items": {"type": "string", "enum": [*SORT_KEYS]}},
+    ),
+    "sort_dir": (
+        "asc or desc (usual): one for all keys, or as many as there are keys",
+        {"type": "array", "items": {"type": "string", "enum": ["asc", "desc"]}},
+    ),
     "sort": "name:asc,created_at:desc and so on, in place of the two",
-    "limit": f"At most so many, {USUAL_LIMIT} if not given, {MOST} at most",
-    "marker": "The ID of the last image of the page before",
+    "limit": (f"At most so many: {USUAL_LIMIT} if not given, {MOST} at most", _COUNT),
+    "marker": ("The last image of the page before", {"format": "uuid"}),
+}
+
+
+EXAMPLE = {
+    "name": "web-golden",
+    "container_format": "bare",
+    "disk_format": "qcow2",
+    "min_disk": 10,
+    "tags": ["nightly"],
+    "hw_disk_bus": "virtio",
 }
 
 
@@ -85,7 +112,9 @@ def list_images(request: ApiRequest, region: str) -> HttpResponse:
     "/{region}/v2/images",
     summary="Create an image, whose data is sent afterwards",
     response={201: None},
-    openapi_extra=describe(409, 413, body=IMAGE, answer=IMAGE, status=201),
+    openapi_extra=describe(
+        409, 413, body=IMAGE, example=EXAMPLE, answer=IMAGE, status=201
+    ),
 )
 @requires(Capability.EDIT_IMAGES)
 def create_image(request: ApiRequest, region: str) -> HttpResponse:

@@ -7,9 +7,9 @@ from ninja import Router
 
 from accounts.api.gate import ApiRequest, requires
 from accounts.permissions import Capability
+from controlpanel.api.describe import describe
 from controlpanel.api.faults import NotFound
 from images.api.bodies import STAGED, STATUSES, answer_json
-from images.api.describe import describe
 from images.api.values import CONTAINER_FORMATS, DISK_FORMATS
 from images.forms import LONGEST_TAG, MOST_DISK_GB, MOST_RAM_MB
 

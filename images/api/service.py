@@ -5,10 +5,7 @@ The operations on members come from the layer above, which is put in beside thes
 
 from __future__ import annotations
 
-from ninja import NinjaAPI
-
-from accounts.api.gate import TokenAuth
-from controlpanel.api import faults
+from accounts.api.service import Service
 from images.api import (
     actions,
     data,
@@ -21,16 +18,7 @@ from images.api import (
     tasks,
 )
 
-api = NinjaAPI(
-    title="Images",
-    version=discovery.NEWEST,
-    description=__doc__,
-    urls_namespace="image",
-    openapi_url="/openapi.json",
-    docs_url=None,
-    auth=TokenAuth(),
-)
-faults.install(api, "image")
+api = Service("image", title="Images", version=discovery.NEWEST, about=__doc__)
 
 # What begins with a word comes before what could be taken for it.
 for module in (

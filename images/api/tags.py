@@ -8,8 +8,8 @@ from ninja import Router
 
 from accounts.api.gate import ApiRequest, requires
 from accounts.permissions import Capability
+from controlpanel.api.describe import describe
 from controlpanel.api.faults import NotFound
-from images.api.describe import describe
 from images.api.rows import get_own
 from images.api.values import read_tag, read_tags
 

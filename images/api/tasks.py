@@ -7,9 +7,9 @@ from ninja import Router
 
 from accounts.api.gate import ApiRequest, requires
 from accounts.permissions import Capability
+from controlpanel.api.describe import describe
 from controlpanel.api.faults import NotFound
 from images.api.bodies import answer_json
-from images.api.describe import describe
 from images.api.rows import find
 
 router = Router(tags=["Tasks"])

@@ -9,38 +9,56 @@ from functools import wraps
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
-from ninja import NinjaAPI
 
-from accounts.api.gate import TokenAuth
+from accounts.api.service import Service
+from accounts.models import Region
 from controlpanel.api import faults
+from controlpanel.api.describe import Parameters, describe
 from servers.api import flavors, keypairs, servers
 from servers.api.bodies import address
 
 VERSION = "2.1"
 
-api = NinjaAPI(
+MICROVERSION: Parameters = {
+    "OpenStack-API-Version": (
+        f"The microversion to be spoken: compute {VERSION}, or none",
+        {"pattern": f"^compute ({VERSION}|latest)$"},
+    )
+}
+api = Service(
+    "compute",
     title="Compute",
     version=VERSION,
-    description=__doc__,
-    urls_namespace="compute",
-    openapi_url="/openapi.json",
-    docs_url=None,
-    auth=TokenAuth(),
+    about=__doc__,
+    also=describe(406, headers=MICROVERSION),
 )
-faults.install(api, "compute")
 
 
-@api.get("/{region}", auth=None, summary="Versions", response=dict[str, Any])
+@api.get(
+    "/{region}",
+    auth=None,
+    summary="List the versions of the service",
+    tags=["Versions"],
+    response=dict[str, Any],
+)
 def versions(request: HttpRequest, region: str) -> HttpResponse:
     return JsonResponse({"versions": [_version(request, region)]})
 
 
-@api.get("/{region}/v2.1", auth=None, summary="Version 2.1", response=dict[str, Any])
+@api.get(
+    "/{region}/v2.1",
+    auth=None,
+    summary="Show version 2.1",
+    tags=["Versions"],
+    response=dict[str, Any],
+)
 def version(request: HttpRequest, region: str) -> HttpResponse:
     return JsonResponse({"version": _version(request, region)})
 
 
 def _version(request: HttpRequest, region: str) -> dict[str, Any]:
+    if "\0" in region or not Region.objects.filter(pk=region).exists():
+        raise faults.NotFound
     json = "application/json"
     return {
         "id": "v2.1",

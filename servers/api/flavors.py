@@ -50,7 +50,11 @@ def show_flavor(request: ApiRequest, region: Path[str], flavor_id: str) -> HttpR
     return JsonResponse({"flavor": flavor_body(request, region, flavor)})
 
 
-@router.get("/flavors/{flavor_id}/os-extra_specs", response=dict[str, Any])
+@router.get(
+    "/flavors/{flavor_id}/os-extra_specs",
+    summary="Show what else a flavor is",
+    response=dict[str, Any],
+)
 @requires(Capability.VIEW_SERVERS)
 def show_extra_specs(
     request: ApiRequest, region: Path[str], flavor_id: str

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from accounts.api.gate import ApiRequest, requires
 from accounts.permissions import Capability
+from controlpanel.api.describe import describe
 from controlpanel.api.faults import BadRequest, Fault, Forbidden, NotFound
 from controlpanel.http import TooMany
 from servers.api.bodies import keypair_body, time_of
@@ -15,6 +16,15 @@ from servers.keys import KeyRefused
 from servers.models import SSHKey
 
 router = Router(tags=["Key pairs"])
+
+
+EXAMPLE = {
+    "keypair": {
+        "name": "laptop",
+        "public_key": "ssh-ed25519 "
+        "AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f",
+    }
+}
 
 
 class KeypairIn(Schema):
@@ -33,7 +43,12 @@ def list_keypairs(request: ApiRequest, region: Path[str]) -> HttpResponse:
     return JsonResponse({"keypairs": [{"keypair": keypair_body(key)} for key in keys]})
 
 
-@router.post("/os-keypairs", summary="Import a public key", response=dict[str, Any])
+@router.post(
+    "/os-keypairs",
+    summary="Import a public key",
+    response=dict[str, Any],
+    openapi_extra=describe(409, example=EXAMPLE),
+)
 @requires(Capability.CREATE_SERVERS)
 def create_keypair(
     request: ApiRequest, region: Path[str], body: Wanted

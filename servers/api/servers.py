@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, SecretStr, StrictInt
 from accounts.api.gate import ApiRequest, insist_on, requires
 from accounts.models import QuotaReached
 from accounts.permissions import Capability
+from controlpanel.api.describe import describe
 from controlpanel.api.faults import BadRequest, Fault, Forbidden, NotFound
 from images.api.values import read_properties
 from images.models import Image
@@ -32,6 +33,17 @@ router = Router(tags=["Servers"])
 MOST = 1000
 CONSOLE_BYTES = 65536
 AWAY_SECONDS = "30"
+
+
+NEW_SERVER = {
+    "server": {
+        "name": "web-1",
+        "imageRef": "0a4f1c0e-5b7e-4d38-9a51-0c8d7c6f2b11",
+        "flavorRef": "small",
+        "key_name": "laptop",
+        "networks": "auto",
+    }
+}
 
 
 class Strict(Schema):
@@ -114,7 +126,12 @@ def list_servers_in_full(
     return JsonResponse({"servers": bodies, **_next(request, found, more)})
 
 
-@router.post("/servers", summary="Create a server", response={202: dict[str, Any]})
+@router.post(
+    "/servers",
+    summary="Create a server",
+    response={202: dict[str, Any]},
+    openapi_extra=describe(409, example=NEW_SERVER),
+)
 @requires(Capability.CREATE_SERVERS)
 def create_server(request: ApiRequest, region: Path[str], body: Wanted) -> HttpResponse:
     """From an image that the account may boot: a base image, its own, or one that it
@@ -164,7 +181,12 @@ def show_server(request: ApiRequest, region: Path[str], server_id: str) -> HttpR
     return JsonResponse({"server": body})
 
 
-@router.put("/servers/{server_id}", summary="Rename a server", response=dict[str, Any])
+@router.put(
+    "/servers/{server_id}",
+    summary="Rename a server",
+    response=dict[str, Any],
+    openapi_extra=describe(409, example={"server": {"name": "web-2"}}),
+)
 @requires(Capability.MANAGE_SERVERS)
 def rename_server(
     request: ApiRequest, region: Path[str], server_id: str, body: Change
@@ -177,7 +199,12 @@ def rename_server(
     return JsonResponse({"server": changed})
 
 
-@router.delete("/servers/{server_id}", summary="Delete a server", response={204: None})
+@router.delete(
+    "/servers/{server_id}",
+    summary="Delete a server",
+    response={204: None},
+    openapi_extra=describe(409),
+)
 @requires(Capability.MANAGE_SERVERS)
 def delete_server(
     request: ApiRequest, region: Path[str], server_id: str
@@ -203,7 +230,7 @@ class Length(Strict):
 
 
 class Action(Strict):
-    """One of these, by its name."""
+    """Exactly one of these, by its name."""
 
     createImage: NewImage | None = None
     reboot: Reboot | None = None
@@ -215,7 +242,8 @@ class Action(Strict):
 @router.post(
     "/servers/{server_id}/action",
     summary="Do something with a server",
-    response={200: dict[str, Any], 202: dict[str, Any]},
+    response={200: dict[str, Any], 202: None},
+    openapi_extra=describe(409, example={"createImage": {"name": "web-golden"}}),
 )
 @requires(Capability.VIEW_SERVERS)
 def act(

@@ -15,10 +15,10 @@ from accounts import numbers
 from accounts.api.gate import ApiRequest, requires
 from accounts.permissions import Capability
 from controlpanel.api.bodies import read_json
+from controlpanel.api.describe import describe
 from controlpanel.api.faults import BadRequest, Fault, Forbidden, NotFound, QuotaReached
 from controlpanel.prepared import Gap, Prepared
 from images.api.bodies import Row, answer_json, time_of
-from images.api.describe import describe
 from images.api.rows import find, get_own
 from images.api.schemas import MEMBER
 from sharing.models import (
@@ -67,6 +67,7 @@ def list_members(request: ApiRequest, region: str, image_id: UUID) -> HttpRespon
             "properties": {"member": {"type": "string", "pattern": "^[0-9]{8}$"}},
             "required": ["member"],
         },
+        example={"member": "82000126"},
         answer=ANSWER,
     ),
 )
@@ -122,6 +123,7 @@ def show_member(
             "properties": {"status": {"type": "string", "enum": ShareStatus.values}},
             "required": ["status"],
         },
+        example={"status": "accepted"},
         answer=ANSWER,
     ),
 )
