@@ -117,9 +117,11 @@ def _clouds_yaml(
     request: AccountRequest, auth: dict[str, str], *, kind: str = "v3password"
 ) -> str:
     """As the clients look for it in ~/.config/openstack; each value a JSON string,
-    which YAML reads as it is, whatever somebody has put into a name.
+    which YAML reads as it is, whatever somebody has put into a name. They take the
+    first region if none is named, and refuse to name one that is not in the list.
     """
     region = request.region.code if request.region else request.account.home_region_id
+    others = [each.code for each in request.regions if each.code != region]
     lines = [
         "clouds:",
         f"  {CLOUD}:",
@@ -127,6 +129,7 @@ def _clouds_yaml(
         "    auth:",
         *(f"      {name}: {json.dumps(text)}" for name, text in auth.items()),
         f"    region_name: {json.dumps(region)}",
+        f"    regions: {json.dumps([region, *others])}",
         "    identity_api_version: 3",
     ]
     return "\n".join(lines) + "\n"

@@ -1,3 +1,4 @@
+import json
 import re
 from datetime import timedelta
 from urllib.parse import unquote
@@ -7,7 +8,7 @@ from django.utils import timezone
 from accounts.models import ApplicationCredential
 from accounts.permissions import Role
 from tests.cast import CastTestCase
-from tests.factories import UserFactory
+from tests.factories import RegionFactory, UserFactory
 
 
 class ApiAccessTests(CastTestCase):
@@ -45,6 +46,14 @@ class ApiAccessTests(CastTestCase):
         assert 'username: "alice"' in response.text
         assert f'project_id: "{self.acme.pk}"' in response.text
         assert "password:" not in response.text
+
+    def test_the_clients_find_each_region_in_it_and_take_the_chosen_one(self):
+        RegionFactory.create(code="LON")
+        for query, regions in (("", ["IAD", "LON"]), ("?region=LON", ["LON", "IAD"])):
+            with self.subTest(query=query):
+                file = self.client.get(f"{self.url}clouds.yaml{query}").text
+                assert f"    regions: {json.dumps(regions)}\n" in file
+                assert f'    region_name: "{regions[0]}"\n' in file
 
     def test_what_is_wrong_is_said_beside_the_field(self):
         self.make()

@@ -40,7 +40,9 @@ class LiveTestCase(StoryTestCase):
             self.alice.save()
         self.clouds = {
             "alice": self.keep_file("alice", self.file_for_password()),
-            "bob": self.keep_file("bob", self.file_of_new_credential()),
+            "bob": self.keep_file(
+                "bob", self.file_of_new_credential(self.bob, self.beta)
+            ),
         }
 
     def keep_file(self, name, text):
@@ -53,10 +55,10 @@ class LiveTestCase(StoryTestCase):
         page = f"/{self.acme.pk}/api-access/clouds.yaml"
         return self.client.get(page, headers={"host": self.address}).text
 
-    def file_of_new_credential(self):
-        self.client.force_login(self.bob)
+    def file_of_new_credential(self, user, account):
+        self.client.force_login(user)
         form = {"name": "deploy", "roles": ["identity:user-admin"], "days": "30"}
-        page = f"/{self.beta.pk}/api-access/"
+        page = f"/{account.pk}/api-access/"
         made = self.client.post(page, form, headers={"host": self.address})
         return unquote(re.search(r'href="data:[^,]*,([^"]*)"', made.text)[1])
 
@@ -70,14 +72,16 @@ class LiveTestCase(StoryTestCase):
             **({"OS_PASSWORD": PASSWORD} if who == "alice" else {}),
         }
 
-    def cloud_of(self, who):
+    def cloud_of(self, who, region=None):
         """Their cloud as the Python libraries read it."""
         files = OpenStackConfig([str(self.clouds[who])], load_envvars=False)
-        password = {"password": PASSWORD} if who == "alice" else {}
-        return files.get_one(CLOUD, auth=password)
+        needs_password = "v3password" in self.clouds[who].read_text()
+        password = {"password": PASSWORD} if needs_password else {}
+        return files.get_one(CLOUD, region_name=region, auth=password)
 
-    def connect(self, who):
-        connection = openstack.connection.Connection(config=self.cloud_of(who))
+    def connect(self, who, region=None):
+        cloud = self.cloud_of(who, region)
+        connection = openstack.connection.Connection(config=cloud)
         self.addCleanup(connection.close)
         return connection
 

@@ -7,7 +7,7 @@ from openstack.exceptions import SDKException
 
 from images.models import Image
 from tests.api.clients.case import LiveTestCase
-from tests.factories import ImageFactory
+from tests.factories import ImageFactory, RegionFactory
 from tests.servers.compute import guest
 from tests.servers.compute.region import needs_qemu
 from tests.servers.factories import SSHKeyFactory
@@ -87,6 +87,7 @@ class SdkTests(LiveTestCase):
         compute.wait_for_delete(server, interval=0.5)
 
     def test_all_of_a_thousand_images_are_listed(self):
+        RegionFactory.create(code="LON")
         self.start_panel(with_worker=False)
         first = ImageFactory.create(owner=self.acme, name="image 0")
         copied = {
@@ -102,3 +103,4 @@ class SdkTests(LiveTestCase):
         assert len(seen) == IMAGES
         assert set(seen) == set(names)
         assert pages.call_count > 5
+        assert list(self.connect("alice", region="LON").image.images()) == []
