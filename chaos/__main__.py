@@ -106,6 +106,8 @@ class Run:
             self.dice,
             self._load,
         )
+        # Signs in, which is not to be done while a process has to be started again.
+        self.scene.answers()
         self.rows: dict[str, Row] = {}
         # Each kind once before chance decides, so that a short run has them all.
         self._due = self.dice.sample(KILLS, len(KILLS))
@@ -146,6 +148,7 @@ class Run:
         self.crowd.go_on()
 
         def look() -> bool:
+            self.scene.has_answered = None
             for end in list(open_ends):
                 name, since, recovered = end
                 if recovered():

@@ -32,13 +32,19 @@ class Scene:
     dice: random.Random
     # Lets the visitors act, or not, for so many seconds.
     load: Callable[[float], None]
+    # Asked once for all that wait for it: while the panel is down, each time takes
+    # two seconds, in which nobody starts what has ended.
+    has_answered: bool | None = None
 
     def answers(self) -> bool:
         """Whether a page that needs the database is there within two seconds."""
-        try:
-            return self.browser.get(self.visitor.home + "/images/", seconds=2).ok
-        except Cut:
-            return False
+        if self.has_answered is None:
+            try:
+                page = self.browser.get(self.visitor.home + "/images/", seconds=2)
+                self.has_answered = page.ok
+            except Cut:
+                self.has_answered = False
+        return self.has_answered
 
 
 # Processes that are killed
