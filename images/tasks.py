@@ -39,7 +39,9 @@ from images.stores import (
 
 log = logging.getLogger("panel.images")
 
-TAKE_IN_AGAIN = Again(StoreError, waits=[4, 16, 64, 256])
+# Five minutes. A try counts also when the worker or the database went away in the
+# midst of it, so there are many: those alone must not use them up.
+TAKE_IN_AGAIN = Again(StoreError, waits=[2, 4, 8, 16, 32, 60, 60, 60, 60])
 MOST_ATTEMPTS = len(TAKE_IN_AGAIN.waits) + 1
 
 

@@ -390,6 +390,25 @@ class JobTests(UploadTestCase):
         assert self.web.status == "error"
         assert self.web.status_reason == "The store has a fault."
 
+    def test_tries_that_others_cut_short_leave_some_for_the_store(self):
+        interrupted = StoreError("Checking the image was interrupted.")
+        for attempts in range(6):
+            with (
+                mock.patch(
+                    "images.stores.local.LocalStore.admit", side_effect=interrupted
+                ),
+                pytest.raises(StoreError),
+            ):
+                tasks.admit(
+                    mock.Mock(job=mock.Mock(attempts=attempts)), str(self.web.pk)
+                )
+            job = mock.Mock(attempts=attempts)
+            assert tasks.TAKE_IN_AGAIN.get_retry_decision(
+                exception=interrupted, job=job
+            )
+        self.web.refresh_from_db()
+        assert self.web.status == "saving"
+
     def test_an_upload_that_vanished_is_told(self):
         self.store.discard(self.web.pk)
         work()
