@@ -118,6 +118,14 @@ class ServerFolder:
             os.fsync(stream.fileno())
         draft.rename(path)
 
+    def clear_drafts(self) -> None:
+        """Remove what was to replace something, when the disk was full or the worker
+        was killed. Nobody but who has the lock makes any.
+        """
+        for draft in self.path.glob(f"*{_NEW}"):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
+
     @contextlib.contextmanager
     def locked(self, *, patience: float) -> Iterator[None]:
         """One deed at a time on a server; a dead worker holds no lock."""

@@ -253,6 +253,7 @@ def _deed(folder: ServerFolder, *, patience: float = _QUEUE) -> Iterator[None]:
     """One change of a server, alone with it; what goes wrong is a ComputeError."""
     try:
         with folder.locked(patience=patience):
+            folder.clear_drafts()
             rebuilding.put_right(folder)
             yield
     except (MonitorError, MonitorGone) as error:

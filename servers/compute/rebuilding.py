@@ -9,7 +9,6 @@ exchange to its end. `order` goes last, and tells which order has been done.
 from __future__ import annotations
 
 import contextlib
-import shutil
 from dataclasses import replace
 from uuid import UUID
 
@@ -35,8 +34,7 @@ def rebuild(folder: ServerFolder, spec: ServerSpec, seed: bytes, order: UUID) ->
 
 
 def put_right(folder: ServerFolder) -> None:
-    """End an exchange that was cut short, or forget what never got that far."""
-    shutil.rmtree(folder.rebuilt.with_suffix(".new"), ignore_errors=True)
+    """End an exchange that was cut short."""
     if not folder.rebuilt.is_dir():
         return
     # They showed the old system.

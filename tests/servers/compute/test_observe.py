@@ -46,6 +46,18 @@ class ObserveTests(ServerTestCase):
         assert seen.reason == "Shut down from inside the server."
         assert self.pid(spec) is None
 
+    def test_what_a_full_disk_left_half_written_is_cleared_away(self):
+        spec = self.spawn()
+        half = self.server_folder(spec).path / "state.new"
+        half.touch()
+        rest = self.server_folder(spec).path / "rebuilt.new"
+        rest.mkdir()
+        (rest / "disk.qcow2").touch()
+
+        assert self.compute.observe(spec.id).power_state is PowerState.RUNNING
+        assert not half.exists()
+        assert not rest.exists()
+
     def test_a_killed_process_is_a_crash(self):
         spec = self.spawn()
         self.kill(spec)
