@@ -1,6 +1,6 @@
 """Measure the panel. Figures are medians of interleaved rounds, with their spread.
 
-    python -m bench [pages] [servers] [memory] [--write]
+    python -m bench [pages] [servers] [memory] [transfers] [--write]
 
 Without a name, all of it. What the pages need is kept in DATA_DIR.
 """
@@ -10,12 +10,12 @@ import os
 import sys
 from pathlib import Path
 
-from bench import memory, pages, report, servers
+from bench import memory, pages, report, servers, transfers
 from bench.panel import Panel
 from bench.report import Figures
 from bench.server import ROOT
 
-PARTS = ["pages", "servers", "memory"]
+PARTS = ["pages", "servers", "memory", "transfers"]
 SIZES = [1_000, 100_000, 1_000_000]
 
 
@@ -31,7 +31,8 @@ def main() -> int:
             rounds=options.rounds or 7,
             repeats=options.repeats,
         )
-    for name, part in {"servers": servers, "memory": memory}.items():
+    parts = {"servers": servers, "memory": memory, "transfers": transfers}
+    for name, part in parts.items():
         if name in options.parts:
             with Panel(data / "panel") as panel:
                 results[name] = part.run(panel, rounds=options.rounds)

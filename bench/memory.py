@@ -69,22 +69,31 @@ def _work(panel: Panel, number: int) -> None:
 
 def _disk(number: int) -> bytes:
     """No two alike, so that each is a file of its own in the store."""
-    content = bytearray(random.Random(number).randbytes(MIB))
-    # A boot sector with one partition, from the next sector to the end of the disk.
-    content[:512] = bytes(512)
-    content[446:462] = struct.pack("<B3xB3xII", 0x80, 0x83, 1, MIB // 512 - 1)
-    content[510:512] = b"\x55\xaa"
-    return bytes(content)
+    content = random.Random(number).randbytes(MIB)
+    return boot_sector(MIB) + content[512:]
+
+
+def boot_sector(size: int) -> bytes:
+    """With one partition, from the next sector to the end of a disk of this size."""
+    sector = bytearray(512)
+    sector[446:462] = struct.pack("<B3xB3xII", 0x80, 0x83, 1, size // 512 - 1)
+    sector[510:] = b"\x55\xaa"
+    return bytes(sector)
 
 
 def _memory(panel: Panel) -> dict[str, float]:
     """MiB that each process has resident, of several the largest."""
-    web = [pid for master in panel.pids("web") for pid in children(master)]
     workers = panel.pids("worker")
     return {
-        "web": max(_resident(pid) for pid in web),
+        "web": web_memory(panel),
         "worker": max(_resident(pid) for pid in workers),
     }
+
+
+def web_memory(panel: Panel) -> float:
+    """MiB that the largest web process has resident."""
+    web = [pid for master in panel.pids("web") for pid in children(master)]
+    return max(_resident(pid) for pid in web)
 
 
 def _resident(pid: int) -> float:
