@@ -150,6 +150,7 @@ def _blobs() -> Iterator[dict[str, object]]:
             "size": 17 << 20,
             "virtual_size": 64 << 20,
             "disk_format": "qcow2",
+            "md5": "",
             "created_at": START,
         }
 

@@ -14,7 +14,9 @@ import statistics
 import subprocess
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from bench.memory import boot_sector, web_memory
 from bench.panel import Panel
@@ -102,7 +104,7 @@ class Client:
         body: object = None,
         kind: str = "application/json",
         expected: int = 200,
-        **headers: str,
+        headers: Mapping[str, str] = MappingProxyType({}),
     ) -> http.client.HTTPResponse:
         """The answer, whose body is still to be read."""
         connection = http.client.HTTPConnection(
@@ -150,10 +152,8 @@ def _upload(client: Client, disk: Path) -> tuple[str, float]:
     begin = time.perf_counter()
     with disk.open("rb") as data:
         length = str(disk.stat().st_size)
-        client.send(
-            *("PUT", f"{IMAGES}/{image}/file", data, OCTETS, 204),
-            **{"Content-Length": length},
-        ).read()
+        sent = {"Content-Length": length}
+        client.send("PUT", f"{IMAGES}/{image}/file", data, OCTETS, 204, sent).read()
     return image, time.perf_counter() - begin
 
 

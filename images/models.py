@@ -58,6 +58,7 @@ class BlobQuerySet(models.QuerySet["Blob"]):
                 "size": stored.size,
                 "virtual_size": stored.virtual_size,
                 "disk_format": stored.disk_format,
+                "md5": stored.md5,
             },
         )
         return blob
@@ -68,6 +69,8 @@ class Blob(models.Model):
 
     backend = models.CharField(max_length=50)
     digest = models.CharField("SHA-256", max_length=64)
+    # Empty where the file came before this was taken.
+    md5 = models.CharField("MD5", max_length=32, blank=True)
     size = models.BigIntegerField(help_text="Bytes of the file.")
     virtual_size = models.BigIntegerField(help_text="Bytes of the disk.")
     disk_format = models.CharField(max_length=10)

@@ -46,6 +46,7 @@ class Row(NamedTuple):
     properties: str
     unbootable_reason: str
     digest: str | None
+    md5: str | None
 
     @property
     def visibility(self) -> str:
@@ -81,7 +82,7 @@ class Row(NamedTuple):
             "virtual_size": self.virtual_size or None,
             "min_disk": self.min_disk_gb,
             "min_ram": self.min_ram_mb,
-            "checksum": None,
+            "checksum": self.md5 or None,
             "os_hash_algo": HASH if self.digest else None,
             "os_hash_value": self.digest,
             "tags": self.tags,

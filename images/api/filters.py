@@ -128,7 +128,7 @@ def _condition(name: str, value: str) -> Q | None:
     if name in {"created_at", "updated_at"}:
         return _time(name, value)
     if name == "checksum":
-        return Q(pk__in=[])  # no image has one
+        return Q(blob__md5=value) if value else Q(pk__in=[])
     if name == "os_hash_algo":
         return Q(blob__isnull=value != HASH)
     if name == "os_hash_value":

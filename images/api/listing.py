@@ -52,7 +52,7 @@ QUERY: Parameters = {
     "min_ram": ("MB, exactly; also min_ram_min and min_ram_max", _BYTES),
     "created_at": _TIME,
     "updated_at": _TIME,
-    "checksum": "MD5, which no image here has",
+    "checksum": "The MD5 sum of the data",
     "os_hash_value": "SHA-256 of the data",
     "sort_key": (
         "Keys to sort by",

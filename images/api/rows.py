@@ -21,14 +21,15 @@ from images.api.bodies import Row
 from images.models import Image
 
 FIRST = ("id", "name", "size", "created_at")
-REST = tuple(field for field in Row._fields if field not in {*FIRST, "digest"})
+OF_BLOB = ("digest", "md5")
+REST = tuple(field for field in Row._fields if field not in {*FIRST, *OF_BLOB})
 # An image by itself, and an image reached through a share of it: what the shares know
 # by themselves (0003) is asked of them, so that their indexes serve it.
-OF_IMAGE = (*FIRST, *REST, "blob__digest")
+OF_IMAGE = (*FIRST, *REST, *(f"blob__{field}" for field in OF_BLOB))
 OF_SHARE = (
     *("image_id", "image_name", "image_size", "image_created_at"),
     *(f"image__{field}" for field in REST),
-    "image__blob__digest",
+    *(f"image__blob__{field}" for field in OF_BLOB),
 )
 # Each sort key of the API with its place in a row; an image that was never anything
 # else is sorted by what it is declared to be.

@@ -44,7 +44,11 @@ IMAGE: Properties = {
     ),
     "protected": _of("boolean", "Whether the image is kept from being deleted"),
     "os_hidden": _of("boolean", "Whether the usual list leaves the image out"),
-    "checksum": _told(["null", "string"], "Not calculated here", maxLength=32),
+    "checksum": _told(
+        ["null", "string"],
+        "MD5 of the data; os_hash_value is what proves it",
+        maxLength=32,
+    ),
     "os_hash_algo": _told(
         ["null", "string"], "What os_hash_value is calculated by", maxLength=64
     ),

@@ -53,12 +53,16 @@ class Unavailable(StoreError):
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A blob as it lies in the store: `size` bytes whose SHA-256 is `digest`."""
+    """A blob as it lies in the store: `size` bytes whose SHA-256 is `digest`.
+
+    The MD5 sum is for clients that compare by it, and proves nothing.
+    """
 
     digest: str
     size: int
     virtual_size: int
     disk_format: DiskFormat
+    md5: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 from uuid import UUID
 
 from images.stores.base import (
@@ -115,16 +115,17 @@ class LocalStore:
             if found.will_convert:
                 final = self._upload(upload_id, "work")
                 self._convert(data, found, final, progress=_part(0, 90, progress))
-                digest = _digest_of(final, _part(90, 100, progress))
+                sums = _sums_of(final, _part(90, 100, progress))
             elif found.format == "qcow2":
-                digest = self._read(data, found, progress)
+                sums = self._read(data, found, progress)
             else:
-                digest = _digest_of(data, _part(0, 100, progress))
+                sums = _sums_of(data, _part(0, 100, progress))
             stored = Stored(
-                digest,
+                sums.sha256,
                 final.stat().st_size,
                 found.virtual_size,
                 "raw" if found.format == "raw" else "qcow2",
+                sums.md5,
             )
             self._keep(upload_id, final, stored)
         return stored
@@ -181,7 +182,7 @@ class LocalStore:
 
     def verify(self, digest: str) -> bool:
         try:
-            return _digest_of(self.path(digest)) == digest
+            return _sums_of(self.path(digest)).sha256 == digest
         except (BlobGone, OSError):
             return False
 
@@ -232,12 +233,12 @@ class LocalStore:
             data.hardlink_to(path)
             sync_folder(data.parent)
 
-    def _read(self, data: Path, found: Inspection, progress: Progress | None) -> str:
-        """Check all of a qcow2 and take its digest, both at once: they take as long."""
+    def _read(self, data: Path, found: Inspection, progress: Progress | None) -> _Sums:
+        """Check all of a qcow2 and take its sums, both at once: they take as long."""
         with ThreadPoolExecutor(max_workers=1) as beside:
-            digest = beside.submit(_digest_of, data)
+            sums = beside.submit(_sums_of, data)
             self._checker.read_all(data, found, progress=_part(0, 100, progress))
-            return digest.result()
+            return sums.result()
 
     def _convert(
         self, data: Path, found: Inspection, work: Path, *, progress: Progress | None
@@ -313,15 +314,21 @@ def _locked(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _digest_of(path: Path, progress: Progress | None = None) -> str:
-    digest = hashlib.sha256()
+class _Sums(NamedTuple):
+    sha256: str
+    md5: str
+
+
+def _sums_of(path: Path, progress: Progress | None = None) -> _Sums:
+    digest, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
     with path.open("rb", buffering=0) as stream:
         size = os.fstat(stream.fileno()).st_size
         for chunk in _chunks_of(stream):
             digest.update(chunk)
+            md5.update(chunk)
             if progress and size:
                 progress(100 * stream.tell() // size)
-    return digest.hexdigest()
+    return _Sums(digest.hexdigest(), md5.hexdigest())
 
 
 def _chunks_of(stream: BinaryIO | FileIO) -> Iterator[bytes]:

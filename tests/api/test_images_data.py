@@ -71,6 +71,10 @@ class UploadTests(DataTestCase):
         body = self.call("GET", self.at(image)).json()
         assert (body["status"], body["size"]) == ("active", len(disk))
         assert body["os_hash_value"] == hashlib.sha256(disk).hexdigest()
+        md5 = hashlib.md5(disk, usedforsecurity=False).hexdigest()
+        assert body["checksum"] == md5
+        assert self.listed(f"?checksum={md5}") == [body["name"]]
+        assert self.listed("?checksum=") == []
         assert "unbootable_reason" not in body
         whole = self.call("GET", self.at(image, "/file"))
         assert whole["Content-Type"] == OCTETS

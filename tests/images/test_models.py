@@ -9,7 +9,7 @@ from tests.cast import CastTestCase
 from tests.factories import BlobFactory, ImageFactory, ImageShareFactory
 from tests.images.case import waiting
 
-STORED = Stored("ab" * 32, 10, 20, "raw")
+STORED = Stored("ab" * 32, 10, 20, "raw", "cd" * 16)
 VERBS = {
     "start_saving": lambda image: image.start_saving(),
     "activate": lambda image: image.activate("local", STORED),

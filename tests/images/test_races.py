@@ -85,7 +85,7 @@ class RaceTests(TransactionTestCase):
         assert not Blob.objects.exists()
 
     def test_an_image_that_is_deleted_as_it_becomes_active_leaves_no_blob(self):
-        stored = Stored("ab" * 32, 10, 10, "raw")
+        stored = Stored("ab" * 32, 10, 10, "raw", "cd" * 16)
         for _ in range(5):
             image = make_image(self.acme)
             copy = Image.objects.get(pk=image.pk)

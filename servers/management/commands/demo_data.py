@@ -201,6 +201,7 @@ def _save(wanted: SavedImage, base: Image, *, by: User) -> Image:
             blob.size,
             blob.virtual_size,
             cast(DiskFormat, blob.disk_format),
+            blob.md5,
         ),
     )
     return image

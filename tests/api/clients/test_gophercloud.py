@@ -2,6 +2,8 @@
 through gophercloud, in their order, of an apply, a build and a destroy.
 """
 
+import hashlib
+
 import pytest
 
 from images.models import Image
@@ -52,7 +54,11 @@ class GopherTests(LiveTestCase):
         url = f"{acme.image}images/{made['id']}"
         acme.send_file(f"{url}/file", self.data)
         self.wait_for_status(acme, url, "active")
-        assert acme.get(url)["team"] == "web"
+        shown = acme.get(url)
+        assert shown["team"] == "web"
+        # It compares the sums, unless it is told not to.
+        md5 = hashlib.md5(self.data, usedforsecurity=False).hexdigest()
+        assert shown["checksum"] == md5
         changed = acme.patch(
             made["id"],
             {"op": "replace", "path": "/name", "value": "golden"},

@@ -190,6 +190,7 @@ class GoodImageTests(StoreCase):
         assert not self.store.inspect(upload_id).will_convert
         stored = self.store.admit(upload_id)
         digest = hashlib.sha256(content).hexdigest()
-        assert stored == Stored(digest, len(content), corpus.DISK, form)
+        md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        assert stored == Stored(digest, len(content), corpus.DISK, form, md5)
         with self.store.open(digest) as stream:
             assert stream.read() == content
