@@ -391,6 +391,12 @@ class ChangePagesTests(ChangeTestCase):
         part = self.client.get(self.url("rebuild"), headers={"HX-Request": "true"})
         assert b"<html" not in part.content
 
+    def test_rebuild_offers_no_other_region(self):
+        page = self.client.get(self.url("rebuild"))
+        self.assertNotContains(page, 'name="region"')
+        create = reverse("servers:create", args=[self.beta.number])
+        self.assertContains(self.client.get(create), 'id="choose-region"')
+
     def test_rebuild_shows_the_password_once(self):
         for htmx in (False, True):
             answer = self.post("rebuild", htmx, image=self.base.pk, is_sure="on")
