@@ -27,7 +27,7 @@ from servers.models import (
 )
 from servers.room import Room
 from servers.selector import selector_of
-from servers.views import ask, done, own
+from servers.views import ask, done, own, reread
 
 
 @never_cache
@@ -73,7 +73,7 @@ def _choose(
     request: AccountRequest, server: Server, form: RebuildForm, status: int = 200
 ) -> HttpResponse:
     """The page with the images of the server's region; its own is chosen at first."""
-    server.refresh_from_db(fields=["status", "task"])
+    reread(server, "status", "task")
     asked = form["image"].value() if form.is_bound else request.GET.get("image")
     chosen = _bootable(request, asked or server.image_id)
     context = {

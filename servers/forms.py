@@ -40,7 +40,9 @@ class OrderForm(forms.Form):
         help_text="The machine's host name is made from it.",
         widget=forms.TextInput(attrs={"autocomplete": "off"}),
     )
-    image = forms.UUIDField(error_messages={"required": "Choose an image."})
+    image = forms.UUIDField(
+        error_messages={"required": "Choose an image.", "invalid": NOT_BOOTABLE}
+    )
     flavor = forms.ModelChoiceField(
         Flavor.objects.filter(is_public=True),
         error_messages={
@@ -158,7 +160,9 @@ class RebootForm(forms.Form):
 class RebuildForm(forms.Form):
     """The radio buttons stand in the selector."""
 
-    image = forms.UUIDField(error_messages={"required": "Choose an image."})
+    image = forms.UUIDField(
+        error_messages={"required": "Choose an image.", "invalid": NOT_BOOTABLE}
+    )
     is_sure = forms.BooleanField(
         label="I know that all data on its disk is lost",
         error_messages={"required": "Say that you know it: nothing can be undone."},

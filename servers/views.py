@@ -329,11 +329,19 @@ def ask(
     """The dialog of a deed: as it is opened, with errors, or with what came between."""
     status = 422 if form and form.errors else 200
     if conflict:
-        server.refresh_from_db()
+        reread(server)
         status = 409
     context = {"server": server, "form": form, "conflict": conflict, **more}
     context["nav"] = "servers"
     return render_page(request, template, context, partial="sheet", status=status)
+
+
+def reread(server: Server, *fields: str) -> None:
+    """As it is now, after a conflict; 404 if it has been deleted meanwhile."""
+    try:
+        server.refresh_from_db(fields=fields or None)
+    except Server.DoesNotExist:
+        raise Http404(f"{server} has been deleted.") from None
 
 
 def done(request: AccountRequest, server: Server, sentence: str) -> HttpResponse:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from unittest import mock
 
 import pytest
+from django.db import transaction
 from django.urls import reverse
 
 from accounts.models import QuotaReached
@@ -457,6 +458,29 @@ class ChangePagesTests(ChangeTestCase):
         self.row().reboot(by=self.bob)
         busy = self.post("resize", flavor="large")
         self.assertContains(busy, "Rebooting is under way", status_code=409)
+
+    def test_one_that_is_deleted_between_look_and_deed_is_not_found(self):
+        def be_deleted(*args, **kwargs):
+            Server.objects.filter(pk=self.server.pk).delete()
+            raise ServerConflict("web-1 has been deleted.")
+
+        for verb, order, data in (
+            ("rebuild", Rebuild, {"image": self.base.pk, "is_sure": "on"}),
+            ("resize", Resize, {"flavor": "large"}),
+        ):
+            with (
+                self.subTest(verb),
+                mock.patch.object(order, "order", be_deleted),
+                transaction.atomic(),
+            ):
+                answer = self.client.post(self.url(verb), data)
+                transaction.set_rollback(True)
+            assert answer.status_code == 404
+
+    def test_an_image_that_is_no_id_cannot_be_booted(self):
+        data = {"image": "x", "is_sure": "on"}
+        answer = self.client.post(self.url("rebuild"), data)
+        self.assertContains(answer, "cannot boot that image", status_code=422)
 
     def test_others_find_nothing_and_creators_may_not(self):
         creator = UserFactory.create(roles=[(self.beta, Role.SERVERS_CREATOR)])
