@@ -204,6 +204,10 @@
   document.addEventListener("htmx:beforeRequest", (event) => {
     if (!isQuiet(event)) $("#problems")?.replaceChildren();
   });
+  // A poll must not close an open menu: the news wait until it is closed, and no item moves under the hand.
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    if (isQuiet(event) && $(":popover-open", event.target)) event.detail.shouldSwap = false;
+  });
   // A poll must not take a half-filled form away when the session has ended.
   document.addEventListener("htmx:beforeOnLoad", (event) => {
     const target = isQuiet(event) && event.detail.xhr.getResponseHeader("HX-Redirect");

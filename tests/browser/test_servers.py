@@ -134,6 +134,38 @@ def test_a_row_changes_and_goes_by_itself(cast, bob):
     expect(page.get_by_role("link", name="web-1")).to_have_count(0)
 
 
+def test_news_of_a_row_wait_until_its_menu_is_closed(cast, bob):
+    server = ServerFactory.create(account=cast.beta, name="web-1", active=True)
+    server.power_off(by=cast.bob)
+    page = bob.go(cast.beta, "servers/")
+    page.get_by_role("button", name="Actions for web-1").click()
+    tasks.power_off(server_id=str(server.pk))
+
+    # A row that has been swapped asks no second time: it is settled.
+    for _ in range(2):
+        with page.expect_response("**/row/?*") as told:
+            pass
+        assert told.value.status == 200
+    expect(page.locator(".menu:popover-open")).to_be_visible()
+    expect(bob.row("web-1")).to_contain_text("Powering off")
+
+    page.keyboard.press("Escape")
+    expect(bob.row("web-1")).to_contain_text("Shut off")
+
+
+def test_another_image_is_chosen_for_a_server(cast, bob):
+    server = ServerFactory.create(account=cast.beta, name="web-1", active=True)
+    ImageFactory.create(owner=cast.beta, name="our own")
+    page = bob.go(cast.beta, f"servers/{server.pk}/rebuild/", tab="mine")
+    page.get_by_role("radio", name="our own").check()
+    expect(page.get_by_text("A saved image is a nonstandard image")).to_be_visible()
+    page.get_by_role("link", name="Base Images").click()
+    expect(page.get_by_role("radio", name="our own")).to_be_checked()
+    page.get_by_label("I know that all data").check()
+    page.get_by_role("button", name="Rebuild").dblclick()
+    expect(page.get_by_role("heading", name="web-1 is being rebuilt")).to_be_visible()
+
+
 def test_a_deed_that_comes_too_late_says_so_in_the_dialog(cast, bob):
     server = ServerFactory.create(account=cast.beta, name="web-1", active=True)
     bob.go(cast.beta, f"servers/{server.pk}/")
