@@ -3,6 +3,7 @@ from django.urls import include, path, register_converter
 from django.urls.converters import StringConverter
 
 from accounts.api.identity import api as identity
+from accounts.api.reference import api_reference
 from images.api.service import api as images
 from servers import health
 from servers.api.compute import api as compute
@@ -19,6 +20,7 @@ register_converter(AccountNumberConverter, "account")
 
 # The services of the API, for clients.
 images.add_router("", members.router)
+reference = {"services": [identity, images, compute]}
 services = [
     path("identity/", identity.urls),
     path("compute/", compute.urls),
@@ -26,6 +28,8 @@ services = [
 ]
 urlpatterns = [
     *services,
+    path("docs/api/", api_reference, reference, name="api-reference"),
+    path("docs/api/<slug:name>/", api_reference, reference, name="api-reference"),
     path("", include("accounts.urls")),
     path("healthz", health.alive, name="alive"),
     path("readyz", health.ready, name="ready"),

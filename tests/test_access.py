@@ -108,7 +108,14 @@ PERSONAL = {
 }
 # A message that tells why nothing was done goes into the session.
 WRITES = '(INSERT INTO|UPDATE|DELETE FROM) "(?!accounts_session")'
-PUBLIC = {"login", "accounts:invitation", "accounts:join", "alive", "ready"}
+PUBLIC = {
+    "api-reference",
+    "login",
+    "accounts:invitation",
+    "accounts:join",
+    "alive",
+    "ready",
+}
 
 
 def url_names(

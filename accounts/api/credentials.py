@@ -46,7 +46,7 @@ class Wanted(Schema):
     access_rules: list[Any] | None = None
 
 
-class CredentialIn(Schema):
+class NewCredential(Schema):
     application_credential: Wanted
 
 
@@ -73,7 +73,7 @@ def list_credentials(
     openapi_extra=describe(409, example=EXAMPLE),
 )
 def create_credential(
-    request: ApiRequest, user_id: str, body: CredentialIn
+    request: ApiRequest, user_id: str, body: NewCredential
 ) -> HttpResponse:
     """For the token's project. The secret is in this answer and nowhere else."""
     _insist_on_self(request, user_id)

@@ -14,6 +14,21 @@ from controlpanel.api.describe import JSON, REFUSALS, describe
 from controlpanel.api.dispatch import REQUEST_ID
 
 ERROR = "#/components/schemas/Error"
+# What stands in the paths.
+PLACES = {
+    "region": "The code of a region, as the catalog has it",
+    "image_id": "The ID of an image",
+    "member_id": "The number of an account",
+    "tag": "The tag itself",
+    "task_id": "The ID of a task",
+    "user_id": "The ID of the token's user",
+    "project_id": "The number of an account",
+    "domain_id": "default",
+    "credential_id": "The ID of an application credential",
+    "server_id": "The ID of a server",
+    "flavor_id": "The ID of a flavor",
+    "name": "The name of it",
+}
 ID = {"description": "Names this request to the support", "schema": {"type": "string"}}
 
 
@@ -77,6 +92,10 @@ def _complete(path: str, operation: dict[str, Any], needs: Capability | None) ->
         codes.add(404)
     if "requestBody" in operation:
         codes.add(413)
+    for parameter in operation["parameters"]:
+        parameter["schema"] = _without_null(parameter["schema"])
+        if parameter["in"] == "path":
+            parameter["description"] = PLACES[parameter["name"]]
     if needs:
         operation["x-roles"] = roles_for(needs)
     responses = operation["responses"]
@@ -89,3 +108,14 @@ def _complete(path: str, operation: dict[str, Any], needs: Capability | None) ->
             told["content"] = {JSON: {"schema": {"$ref": ERROR}}}
         responses[code] = told | {"headers": {REQUEST_ID: ID}}
     operation["responses"] = dict(sorted(responses.items()))
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Of what a query may leave out: it cannot say null."""
+    kinds: list[dict[str, Any]] = [
+        kind for kind in schema.get("anyOf", []) if kind != {"type": "null"}
+    ]
+    if len(kinds) != 1:
+        return schema
+    rest = {name: each for name, each in schema.items() if name != "anyOf"}
+    return rest | kinds[0]

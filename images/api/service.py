@@ -1,7 +1,4 @@
-"""Image v2, as Glance speaks it, for the images of one region: /image/<region>/v2.
-
-The operations on members come from the layer above, which is put in beside these.
-"""
+"""Image v2, as Glance speaks it, for the images of one region: /image/<region>/v2."""
 
 from __future__ import annotations
 
@@ -20,6 +17,7 @@ from images.api import (
 
 api = Service("image", title="Images", version=discovery.NEWEST, about=__doc__)
 
+# The operations on members come from the layer above, and are put in beside these.
 # What begins with a word comes before what could be taken for it.
 for module in (
     discovery,

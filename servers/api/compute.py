@@ -22,7 +22,7 @@ VERSION = "2.1"
 MICROVERSION: Parameters = {
     "OpenStack-API-Version": (
         f"The microversion to be spoken: compute {VERSION}, or none",
-        {"pattern": f"^compute ({VERSION}|latest)$"},
+        {"enum": [f"compute {VERSION}", "compute latest"]},
     )
 }
 api = Service(

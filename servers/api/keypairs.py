@@ -32,7 +32,7 @@ class KeypairIn(Schema):
     public_key: str | None = Field(None, max_length=4000)
 
 
-class Wanted(Schema):
+class NewKeypair(Schema):
     keypair: KeypairIn
 
 
@@ -51,7 +51,7 @@ def list_keypairs(request: ApiRequest, region: Path[str]) -> HttpResponse:
 )
 @requires(Capability.CREATE_SERVERS)
 def create_keypair(
-    request: ApiRequest, region: Path[str], body: Wanted
+    request: ApiRequest, region: Path[str], body: NewKeypair
 ) -> HttpResponse:
     """A pair is not generated here: a private key belongs where it was made."""
     wanted = body.keypair

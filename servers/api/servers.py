@@ -81,7 +81,7 @@ class Order(Strict):
     disk_config: str | None = Field(None, alias="OS-DCF:diskConfig")
 
 
-class Wanted(Strict):
+class NewServer(Strict):
     server: Order
     hints: dict[str, Any] = Field({}, alias="os:scheduler_hints")
 
@@ -133,7 +133,9 @@ def list_servers_in_full(
     openapi_extra=describe(409, example=NEW_SERVER),
 )
 @requires(Capability.CREATE_SERVERS)
-def create_server(request: ApiRequest, region: Path[str], body: Wanted) -> HttpResponse:
+def create_server(
+    request: ApiRequest, region: Path[str], body: NewServer
+) -> HttpResponse:
     """From an image that the account may boot: a base image, its own, or one that it
     has accepted. The root password is in this answer and nowhere else.
     """

@@ -214,7 +214,9 @@ def test_menus_that_are_open(seat, world):
 def test_the_doors(seat, world):
     stranger, found = seat(), []
     token = world.invitation.token
-    for url in ("/login/", f"/invitations/{token}/", "/invitations/unknown/"):
+    references = [f"/docs/api/{name}/" for name in ("identity", "image", "compute")]
+    invitations = [f"/invitations/{token}/", "/invitations/unknown/"]
+    for url in ("/login/", *invitations, *references):
         stranger.page.goto(url)
         found += faults_of(stranger.page)
     stranger.page.goto("/login/")
