@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.http import HttpRequest
 from ninja import NinjaAPI
 from ninja.openapi.schema import OpenAPISchema
+from ninja.parser import Parser
 
 from accounts.api.gate import TokenAuth
 from accounts.permissions import Capability, roles_for
 from controlpanel.api import faults
+from controlpanel.api.bodies import read_json
 from controlpanel.api.describe import JSON, REFUSALS, describe
 from controlpanel.api.dispatch import REQUEST_ID
 
@@ -30,6 +33,13 @@ PLACES = {
     "name": "The name of it",
 }
 ID = {"description": "Names this request to the support", "schema": {"type": "string"}}
+
+
+class JsonParser(Parser):
+    """Reads the bodies that ninja checks as all others are read."""
+
+    def parse_body(self, request: HttpRequest) -> Any:
+        return read_json(request)
 
 
 class Service(NinjaAPI):
@@ -53,6 +63,7 @@ class Service(NinjaAPI):
             openapi_url="/openapi.json",
             docs_url=None,
             auth=TokenAuth(),
+            parser=JsonParser(),
         )
         faults.install(self, name)
         self.name = name

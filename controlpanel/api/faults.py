@@ -36,6 +36,7 @@ BROKEN = (
 )
 AWAY = "The service is unavailable for a moment. Try again."
 AWAY_SECONDS = 5
+CUT_OFF = "The body of the request did not arrive whole."
 
 
 class Fault(Exception):
@@ -192,7 +193,7 @@ def fault_of(problem: Exception) -> Fault:
         case RequestDataTooBig():
             return Fault(413, "The body of the request is too large.")
         case UnreadablePostError() | RawPostDataException() | MultiPartParserError():
-            return BadRequest("The body of the request did not arrive whole.")
+            return BadRequest(CUT_OFF)
         case SuspiciousOperation():
             return BadRequest("This request cannot be answered.")
         case _ if is_database_away(problem):

@@ -251,8 +251,17 @@ def _stream(request: HttpRequest) -> Iterator[bytes]:
         if not environ.get("wsgi.input_terminated"):
             raise Fault(411, "The length of the data has to be told.")
         stream = environ["wsgi.input"]
-    while piece := stream.read(CHUNK):
+    while piece := _read(stream):
         yield piece
+
+
+def _read(stream: Any) -> bytes:
+    try:
+        return bytes(stream.read(CHUNK))
+    except OSError:
+        raise
+    except Exception as broken:  # for chunks that are none the server has its own
+        raise OSError(str(broken)) from broken
 
 
 def _is_chunked(request: HttpRequest, header: str = "Content-Length") -> bool:
