@@ -21,6 +21,9 @@ from servers.compute.folder import ServerFolder, Wanted, all_folders
 from servers.compute.qmp import Monitor, MonitorError, MonitorGone
 
 QEMU = "qemu-system-x86_64"
+# Seconds until QEMU must have said that it is up. One that dies is noticed at once,
+# so this only matters on a host that can hardly breathe.
+_GREETING = 120
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,17 +178,19 @@ def _launch(
     # Ours must be closed, else nobody would notice that QEMU has ended.
     opened.close()
     try:
-        with Monitor(folder.path, patience=30):
+        with Monitor(folder.path, patience=_GREETING):
             return
-    except MonitorGone:
+    except MonitorGone as error:
         found = process.find(folder.pid, folder.id)
         if found is not None:
             process.kill(found, folder.pid, folder.id)
-        child.wait(10)
+        status = child.wait(10)
         folder.pid.unlink(missing_ok=True)
         said = console.clean(folder.log.read_bytes()[before:][-500:]).strip()
-        why = said or "its process was killed."
-        raise StartFailed(f"The server could not be started: {why}") from None
+        if not said and found is not None:
+            said = f"its control did not answer ({error})."
+        why = said or f"its process ended without a word (status {status})."
+        raise StartFailed(f"The server could not be started: {why}") from error
 
 
 def _open(opened: ExitStack, path: Path, flags: int) -> int:

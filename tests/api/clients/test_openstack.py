@@ -7,6 +7,7 @@ import json
 import pytest
 
 from servers.compute.backends import compute_for
+from servers.models import Server
 from sharing.models import ImageShare, ShareEvent
 from tests.api.clients.case import LiveTestCase
 from tests.servers.compute.region import needs_qemu
@@ -37,33 +38,33 @@ class OpenstackTests(LiveTestCase):
         self.take_back(image)
 
     def upload_and_fetch(self):
-        token = self.read("alice", "token", "issue")
-        assert token["project_id"] == self.acme.pk
         made = self.read(
             *("alice", "image", "create", "web golden", "--file", self.source),
             *("--disk-format", "qcow2", "--container-format", "bare"),
             *("--property", "team=web", "--tag", "golden"),
         )
         assert (made["status"], made["visibility"]) == ("active", "shared")
+        saved = self.folder / "saved.qcow2"
         seen = self.at_the_prompt(
             "alice",
+            "token issue -f json",
             "image list --tag golden -f csv",
             f"image show {made['id']} -f json",
+            f"image save --file {saved} {made['id']}",
         )
+        assert f'"project_id": "{self.acme.pk}"' in seen
         assert f'"{made["id"]}","web golden","active"' in seen
         assert f'"size": {self.source.stat().st_size}' in seen
         assert '"team": "web"' in seen
-        saved = self.folder / "saved.qcow2"
-        self.openstack("alice", "image", "save", "--file", saved, made["id"])
         assert saved.read_bytes() == self.source.read_bytes()
         return made["id"]
 
     def share_and_answer(self, image):
         added = self.read("alice", "image", "add", "project", image, self.beta.pk)
         assert (added["member_id"], added["status"]) == (self.beta.pk, "pending")
-        self.openstack("bob", "image", "set", "--accept", image)
         seen = self.at_the_prompt(
             "bob",
+            f"image set --accept {image}",
             f"image set --reject {image}",
             f"image set --pending {image}",
             f"image set --accept {image}",
@@ -82,29 +83,31 @@ class OpenstackTests(LiveTestCase):
     def boot(self, image):
         key = self.folder / "key.pub"
         key.write_text(ED25519)
-        self.openstack("bob", "keypair", "create", "--public-key", key, "laptop")
-        server = self.read(
-            *("bob", "server", "create", "--image", image, "--flavor", "tiny"),
-            *("--key-name", "laptop", "--wait", "web-1"),
+        create = ("server create --wait", f"--image {image}", "--flavor tiny")
+        seen = self.at_the_prompt(
+            "bob",
+            f"keypair create --public-key {key} laptop",
+            f"{' '.join(create)} --key-name laptop web-1",
+            "server list -f csv",
         )
-        assert (server["status"], server["key_name"]) == ("ACTIVE", "laptop")
+        server = Server.objects.get()
+        assert f'"{server.pk}","web-1","ACTIVE"' in seen
+        assert server.public_key == ED25519
         console = compute_for("local").console_log
-        self.wait_for(lambda: "login:" in console(server["id"]), "a prompt")
-        log = self.openstack("bob", "console", "log", "show", "web-1")
-        assert "web-1 login:" in log
-        return server["id"]
+        self.wait_for(lambda: "login:" in console(server.pk), "a prompt")
+        return server.pk
 
     def make_image(self, server):
         create = ("server", "image", "create", "--name", "our own", "--wait", server)
         copy = self.read("bob", *create)
         seen = self.at_the_prompt(
             "bob",
-            "server list -f csv",
+            "console log show web-1",
             f"image show {copy['id']} -f json",
             f"server delete --wait {server}",
             "server list -f csv",
         )
-        assert f'"{server}","web-1","ACTIVE"' in seen
+        assert "web-1 login:" in seen
         assert f'"id": "{copy["id"]}"' in seen
         assert '"status": "active"' in seen
         assert compute_for("local").server_ids() == set()
