@@ -2,7 +2,9 @@
 # into .venv, and missing system packages through apt, where that is allowed.
 
 PYTHON_DIRS := accounts bench chaos controlpanel images servers sharing tests tools manage.py
-PYTEST_WORKERS ?= auto
+# One more than there are cores, as a test that boots a server often waits.
+PYTEST_WORKERS ?= $(shell echo $$(($$(nproc) + 1)))
+SPREAD := -n $(PYTEST_WORKERS) --maxprocesses 4 --dist worksteal
 # Settings as in production, for the checks.
 CHECK_ENV := SECRET_KEY=only-for-the-checks-0123456789-abcdefghij-klmnopqrstuvwxyz \
 	ALLOWED_HOSTS=panel.example.com EMAIL_HOST=mail.example.com DATA_DIR=var/check \
@@ -45,7 +47,7 @@ chaos: set-up chaos-packages
 # Without a Chromium the browser's tests fail here; elsewhere they are skipped.
 test: export REQUIRE_BROWSER ?= true
 test: set-up test-packages lint types check
-	pytest --cov --cov-report=term -n $(PYTEST_WORKERS) --maxprocesses 4 $(ARGS)
+	pytest --cov --cov-report=term $(SPREAD) $(ARGS)
 
 lint: set-up
 	ruff check .
@@ -68,7 +70,7 @@ browser: set-up test-packages
 
 test-pg15: set-up test-packages
 	PG_BIN=/usr/lib/postgresql/15/bin \
-		pytest -n $(PYTEST_WORKERS) --maxprocesses 4 $(ARGS)
+		pytest $(SPREAD) $(ARGS)
 
 lock:
 	tools/lock

@@ -84,6 +84,7 @@ class Client:
     def __init__(self, panel: Panel) -> None:
         self._port = panel.port
         self._panel = panel
+        self._token: dict[str, str] = {}
         user = {
             "name": USERNAME,
             "domain": {"id": "default"},
@@ -94,7 +95,7 @@ class Client:
         answer = self.send(
             "POST", "/identity/v3/auth/tokens", body, "application/json", 201
         )
-        self.token = answer.headers["X-Subject-Token"]
+        self._token = {"X-Auth-Token": answer.headers["X-Subject-Token"]}
         answer.read()
 
     def send(
@@ -110,8 +111,8 @@ class Client:
         connection = http.client.HTTPConnection(
             "127.0.0.1", self._port, timeout=300, blocksize=CHUNK
         )
-        token = {"X-Auth-Token": self.token} if hasattr(self, "token") else {}
-        sent = {"Content-Type": kind, "Accept": "application/json", **token, **headers}
+        sent = {"Content-Type": kind, "Accept": "application/json"}
+        sent |= {**self._token, **headers}
         connection.request(method, path, body, sent)  # type: ignore[arg-type]
         answer = connection.getresponse()
         if answer.status != expected:

@@ -28,7 +28,7 @@ from servers.compute.backends import compute_for
 from servers.compute.base import Compute, ComputeError, PowerState, ServerBusy
 from servers.models import Reconciliation, Server, ServerEvent, What
 from servers.snapshots import disks_nobody_awaits, images_without_job
-from servers.tasks import servers_that_differ, servers_without_job
+from servers.watching import servers_that_differ, servers_without_job
 
 log = logging.getLogger("panel.servers")
 

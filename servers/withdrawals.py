@@ -24,8 +24,8 @@ from controlpanel.jobs import HOUSEKEEPING, LONG, ONLY_IF_INTERRUPTED
 from images.stores import StoreError
 from servers.compute.backends import compute_for
 from servers.compute.base import ComputeError, ServerBusy
-from servers.models import Server, ServerQuerySet
-from servers.tasks import spec_of
+from servers.models import Server
+from servers.settling import spec_of
 from sharing.models import ShareEvent
 
 log = logging.getLogger("panel.servers")
@@ -55,7 +55,9 @@ def look(timestamp: int) -> None:
 def detach() -> None:
     """Detach all disks that have to be, one at a time for the host's disks' sake."""
     tried: set[UUID] = set()
-    while server := _known().to_detach().exclude(pk__in=tried).first():
+    while (
+        server := Server.objects.with_parts().to_detach().exclude(pk__in=tried).first()
+    ):
         tried.add(server.pk)
         Server.objects.filter(pk=server.pk).update(detach_tried_at=timezone.now())
         _detach(server)
@@ -75,7 +77,7 @@ def _detach(server: Server) -> None:
             _note_problem(now, str(error))
             return
         time.sleep(_LOOK_EVERY)
-        now = _known().to_detach().filter(pk=server.pk).first()
+        now = Server.objects.with_parts().to_detach().filter(pk=server.pk).first()
 
 
 def _is_done(server: Server) -> bool:
@@ -110,10 +112,6 @@ def _what_happened(server: Server) -> tuple[str, datetime]:
         return f"This account removed {image} from its images.", event.created_at
     did = "deleted" if event.is_with_image else "stopped sharing"
     return f"{producer} {did} {image}.", event.created_at
-
-
-def _known() -> ServerQuerySet:
-    return Server.objects.select_related("account", "region", "flavor", "blob")
 
 
 def _defer_detach() -> None:

@@ -3,7 +3,7 @@
 import os
 
 # A higher number takes longer, and is for changes of the stores and the backends.
-PLACES = int(os.environ.get("RECOVERY_PLACES", "4"))
+PLACES = int(os.environ.get("RECOVERY_PLACES", "3"))
 
 
 def places(lines):

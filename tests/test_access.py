@@ -130,6 +130,8 @@ def url_names(
             yield from url_names(pattern.url_patterns, prefix + namespace)
 
 
+# Coverage is counted without it, which takes half as long again and adds nothing.
+@pytest.mark.no_cover
 class AccessTests(FakeComputeMixin, CastTestCase):
     @classmethod
     def setUpTestData(cls):

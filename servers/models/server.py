@@ -59,6 +59,10 @@ class ServerQuerySet(models.QuerySet["Server"]):
         """Servers of one region, or of all when none is given."""
         return self.filter(region=region.code) if region else self.all()
 
+    def with_parts(self) -> ServerQuerySet:
+        """With all that the region has to know of them."""
+        return self.select_related("account", "region", "flavor", "blob")
+
     def settled(self) -> ServerQuerySet:
         """Servers that have been built, and with which nothing is being done."""
         return self.filter(task="", launched_at__isnull=False)

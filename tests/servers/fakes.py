@@ -168,6 +168,8 @@ USERS = (
     "models.changes",
     "snapshots",
     "tasks",
+    "changes",
+    "watching",
     "reconciling",
     "views",
     "order_views",
@@ -184,7 +186,7 @@ def without_machines(compute: FakeCompute, stack: contextlib.ExitStack) -> None:
     for name in USERS:
         place = f"servers.{name}.compute_for"
         stack.enter_context(mock.patch(place, return_value=compute))
-    for name in ("tasks", "snapshots"):
+    for name in ("settling", "watching", "snapshots"):
         place = f"servers.{name}.store_for"
         stack.enter_context(mock.patch(place, return_value=FakeStore()))
 

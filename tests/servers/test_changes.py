@@ -133,7 +133,6 @@ class RebuildTests(ChangeTestCase):
         self.share.revoke(by=self.alice)
         with pytest.raises(NotBootable, match="no longer shared"):
             self.order()
-        ImageFactory.create(owner=self.beta)
         with pytest.raises(NotBootable, match="deactivated"):
             self.order(ImageFactory.create(owner=self.beta, status="deactivated"))
         assert self.state() == ("ACTIVE", "")

@@ -7,7 +7,7 @@ from django.core.management import call_command
 from django.utils import timezone
 from procrastinate.contrib.django import app as jobs
 
-from servers import tasks
+from servers import tasks, watching
 from servers.compute.base import (
     ComputeError,
     ComputeUnavailable,
@@ -354,7 +354,7 @@ class ReconcileTests(TaskTestCase):
         server = self.active()
         self.compute.trouble = ComputeError("stuck")
 
-        assert tasks.stop_all(patience=0) == 0
+        assert watching.stop_all(patience=0) == 0
         server.refresh_from_db()
         assert server.status == "ACTIVE"
 

@@ -17,7 +17,7 @@ from tests.jobs.case import WorkersMixin
 from tests.servers.compute.region import needs_qemu, wait_until
 from tests.servers.test_story import PATIENCE, StoryTestCase
 
-pytestmark = [pytest.mark.qemu, needs_qemu]
+pytestmark = [pytest.mark.qemu, pytest.mark.no_cover, needs_qemu]
 
 # It counts on the console and in a file until it is ended.
 COUNT = """(

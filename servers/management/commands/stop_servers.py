@@ -3,7 +3,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from servers.tasks import stop_all
+from servers.watching import stop_all
 
 
 class Command(BaseCommand):

@@ -13,7 +13,7 @@ from tests.api.clients.case import LiveTestCase
 from tests.servers.compute.region import needs_qemu
 from tests.servers.factories import ED25519
 
-pytestmark = [pytest.mark.qemu, needs_qemu]
+pytestmark = [pytest.mark.qemu, pytest.mark.no_cover, needs_qemu]
 
 
 class OpenstackTests(LiveTestCase):

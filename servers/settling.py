@@ -1,0 +1,72 @@
+"""Between a server's row and its region: what the region is told of the server, and
+what the row is told of the region's answer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.utils import timezone
+
+from images.models import Blob
+from images.stores import store_for
+from servers.compute.base import ImageFile, Observed, PowerState, ServerSpec
+from servers.models import Server, What
+
+
+def spec_of(server: Server) -> ServerSpec:
+    return ServerSpec(
+        id=server.pk,
+        hostname=server.hostname,
+        memory_mb=server.flavor.ram_mb,
+        vcpus=server.flavor.vcpus,
+        disk_gb=server.flavor.disk_gb,
+        image=file_of(server, server.blob),
+        password_hash=server.password_hash,
+        public_keys=(server.public_key,) if server.public_key else (),
+    )
+
+
+def file_of(server: Server, blob: Blob | None) -> ImageFile | None:
+    if blob is None:
+        return None
+    path = store_for(server.region.backend).path(blob.digest)
+    raw = blob.disk_format == "raw"
+    return ImageFile(path=path, format="raw" if raw else "qcow2")
+
+
+def settle_started(server: Server, found: Observed, **changes: Any) -> None:
+    if found.power_state is not PowerState.RUNNING:
+        settle_stopped(server, found.reason)
+        return
+    server.settle(
+        What.STARTED,
+        status=Server.Status.ACTIVE,
+        task="",
+        reason=found.reason,
+        ssh_host=found.ssh_host,
+        ssh_port=found.ssh_port,
+        started_at=timezone.now(),
+        prompt_at=None,
+        **changes,
+    )
+
+
+def settle_stopped(server: Server, reason: str) -> None:
+    server.settle(
+        What.STOPPED,
+        note=reason,
+        status=Server.Status.SHUTOFF,
+        task="",
+        reason=reason,
+    )
+
+
+def fail(server: Server, reason: str) -> None:
+    server.settle(
+        What.FAILED,
+        note=reason,
+        status=Server.Status.ERROR,
+        task="",
+        reason=reason[:500],
+    )
