@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import pytest
 from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
@@ -131,8 +130,6 @@ def url_names(
             yield from url_names(pattern.url_patterns, prefix + namespace)
 
 
-# Coverage is counted without it, which takes half as long again and adds nothing.
-@pytest.mark.no_cover
 class AccessTests(FakeComputeMixin, CastTestCase):
     @classmethod
     def setUpTestData(cls):

@@ -5,7 +5,6 @@ import itertools
 import json
 import uuid
 
-import pytest
 from django.db import transaction
 
 from accounts.models import ApplicationCredential, Invitation
@@ -117,8 +116,6 @@ def mixed(names, turn):
     )
 
 
-# Coverage is counted without them: it takes half as long again, and they add nothing.
-@pytest.mark.no_cover
 class GarbageTests(FakeComputeMixin, CastTestCase):
     @classmethod
     def setUpTestData(cls):

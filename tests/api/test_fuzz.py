@@ -1,7 +1,7 @@
 """Thousands of requests made up from the three OpenAPI documents, by Schemathesis.
 
 Each test takes one document with sound or with unsound input and goes round its
-operations: each request for Alice and for two others, most of them with the IDs of
+operations: each request for Alice and for somebody else, most of them with the IDs of
 what is really there. The seeds are fixed, so that a run finds what the last one found.
 """
 
@@ -207,7 +207,7 @@ class FuzzTests(FakeComputeMixin, ApiTestCase):
             if examples and self.random.random() < 0.3:
                 case.body = self.random.choice(examples)
             self.put_in(case)
-            for token in (self.plain, *self.random.sample(self.others, 2)):
+            for token in (self.plain, self.random.choice(self.others)):
                 self.call_one(service, case, token)
 
         call()

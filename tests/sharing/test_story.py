@@ -110,8 +110,6 @@ class ShareMachine(RuleBasedStateMachine):
         assert (state or "none") == self.state
 
 
-# Coverage is counted without it, which takes twice as long and adds nothing.
-@pytest.mark.no_cover
 class StoryTests(TestCase):
     def test_any_sequence_of_deeds_follows_the_table(self):
         run_state_machine_as_test(

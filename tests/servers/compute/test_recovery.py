@@ -18,7 +18,7 @@ from tests.places import places
 from tests.servers.compute import guest
 from tests.servers.compute.region import RegionTestCase, needs_qemu
 
-pytestmark = [pytest.mark.qemu, pytest.mark.no_cover, needs_qemu]
+pytestmark = [pytest.mark.qemu, needs_qemu]
 
 
 def work_until(line, verb, folder, image, server_id, target):
