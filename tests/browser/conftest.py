@@ -34,17 +34,14 @@ SECONDS = 15
 expect.set_options(timeout=SECONDS * 1000)
 
 
+def pytest_itemcollected(item):
+    """In time for `-m`, which chooses among what is collected."""
+    item.add_marker(pytest.mark.browser)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """Put these tests last: once Playwright's loop runs, asyncio.run() does not.
-
-    Coverage is counted without them: it takes half as long again, and what they run is
-    to be tested without a browser, too.
-    """
-    for item in items:
-        if item.path.is_relative_to(HERE):
-            item.add_marker(pytest.mark.browser)
-            item.add_marker(pytest.mark.no_cover)
+    """Put these tests last: once Playwright's loop runs, asyncio.run() does not."""
     items.sort(key=lambda item: item.path.is_relative_to(HERE))
 
 
