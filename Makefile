@@ -44,6 +44,9 @@ bench: set-up demo-packages
 chaos: set-up chaos-packages
 	python -m chaos $(ARGS)
 
+# Counting branches makes a test take half as long again. What adds nothing to the
+# count is marked no_cover, and runs by itself: pytest-cov, told to leave a test out,
+# counts too little in those that follow.
 # Without a Chromium the browser's tests fail here; elsewhere they are skipped.
 test: export REQUIRE_BROWSER ?= true
 test: set-up test-packages lint types check

@@ -11,7 +11,7 @@ from images.stores import StoreError
 from servers.compute.backends import compute_for
 from servers.compute.base import Compute, ComputeError, PowerState, ServerBusy
 from servers.models import NotBootable, Rebuild, Resize, Server
-from servers.settling import fail, file_of, settle_started, spec_of
+from servers.settling import file_of, spec_of, start
 
 log = logging.getLogger("panel.servers")
 
@@ -93,11 +93,4 @@ def _start_again(server: Server) -> None:
     if server.status == Server.Status.SHUTOFF:
         server.settle(None, task="", reason="")
         return
-    try:
-        found = compute_for(server.region.backend).power_on(spec_of(server))
-    except ServerBusy:
-        raise
-    except (ComputeError, StoreError) as error:
-        fail(server, str(error))
-    else:
-        settle_started(server, found)
+    start(server)

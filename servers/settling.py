@@ -9,8 +9,16 @@ from typing import Any
 from django.utils import timezone
 
 from images.models import Blob
-from images.stores import store_for
-from servers.compute.base import ImageFile, Observed, PowerState, ServerSpec
+from images.stores import StoreError, store_for
+from servers.compute.backends import compute_for
+from servers.compute.base import (
+    ComputeError,
+    ImageFile,
+    Observed,
+    PowerState,
+    ServerBusy,
+    ServerSpec,
+)
 from servers.models import Server, What
 
 
@@ -33,6 +41,19 @@ def file_of(server: Server, blob: Blob | None) -> ImageFile | None:
     path = store_for(server.region.backend).path(blob.digest)
     raw = blob.disk_format == "raw"
     return ImageFile(path=path, format="raw" if raw else "qcow2")
+
+
+def start(server: Server) -> None:
+    """Power it on, and settle its row by what comes of that."""
+    try:
+        compute = compute_for(server.region.backend)
+        found = compute.power_on(spec_of(server))
+    except ServerBusy:
+        raise
+    except (ComputeError, StoreError) as error:
+        fail(server, str(error))
+    else:
+        settle_started(server, found)
 
 
 def settle_started(server: Server, found: Observed, **changes: Any) -> None:

@@ -29,7 +29,7 @@ from servers.compute.base import (
     ServerBusy,
 )
 from servers.models import NotBootable, Server, lock_bootable
-from servers.settling import fail, settle_started, settle_stopped, spec_of
+from servers.settling import fail, settle_started, settle_stopped, spec_of, start
 
 log = logging.getLogger("panel.servers")
 
@@ -98,17 +98,8 @@ def power_off(server_id: str) -> None:
 @jobs.task(queue=SERVERS, retry=_AGAIN)
 def power_on(server_id: str) -> None:
     server = _with_task(server_id, Server.Task.POWERING_ON)
-    if server is None:
-        return
-    try:
-        compute = compute_for(server.region.backend)
-        found = compute.power_on(spec_of(server))
-    except ServerBusy:
-        raise
-    except (ComputeError, StoreError) as error:
-        fail(server, str(error))
-    else:
-        settle_started(server, found)
+    if server is not None:
+        start(server)
 
 
 @jobs.task(queue=SERVERS, retry=_AGAIN)

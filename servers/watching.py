@@ -34,6 +34,7 @@ _IMAGE_GONE_WHILE_IT_RUNS = (
 
 
 def put_right(server: Server) -> None:
+    """Settle its row, should it be in another state; raises ComputeError."""
     compute = compute_for(server.region.backend)
     found = look(compute, server)
     if settle := difference(server, found):

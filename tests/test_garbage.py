@@ -109,11 +109,8 @@ def query(names, value):
 
 def mixed(names, turn):
     """Each name with another piece of rubbish, which the next turn moves on."""
-    pieces = RUBBISH[turn % len(RUBBISH) :] + RUBBISH[: turn % len(RUBBISH)]
-    return "&".join(
-        f"{name}={piece}"
-        for name, piece in zip(names.split(), itertools.cycle(pieces), strict=False)
-    )
+    pieces = itertools.islice(itertools.cycle(RUBBISH), turn % len(RUBBISH), None)
+    return "&".join(f"{name}={next(pieces)}" for name in names.split())
 
 
 class GarbageTests(FakeComputeMixin, CastTestCase):

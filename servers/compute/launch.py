@@ -187,10 +187,17 @@ def _launch(
         status = child.wait(10)
         folder.pid.unlink(missing_ok=True)
         said = console.clean(folder.log.read_bytes()[before:][-500:]).strip()
-        if not said and found is not None:
-            said = f"its control did not answer ({error})."
-        why = said or f"its process ended without a word (status {status})."
+        why = said or _how_it_ended(status, is_mute=found is not None)
         raise StartFailed(f"The server could not be started: {why}") from error
+
+
+def _how_it_ended(status: int, *, is_mute: bool) -> str:
+    """Of a QEMU that gave no reason itself."""
+    if is_mute:
+        return "its control did not answer."
+    if status < 0:
+        return f"its process was killed by signal {-status}."
+    return f"its process ended without a word, with status {status}."
 
 
 def _open(opened: ExitStack, path: Path, flags: int) -> int:

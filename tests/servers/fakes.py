@@ -169,6 +169,7 @@ USERS = (
     "snapshots",
     "tasks",
     "changes",
+    "settling",
     "watching",
     "reconciling",
     "views",

@@ -112,7 +112,7 @@ class SpawnTests(ServerTestCase):
 
         with (
             mock.patch.dict(os.environ, path),
-            pytest.raises(StartFailed, match="without a word"),
+            pytest.raises(StartFailed, match="was killed by signal 9"),
         ):
             self.spawn()
 
