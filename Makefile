@@ -15,6 +15,8 @@ WITH_POSTGRES := python -m tools.postgres --database check var/test-postgres
 export PORT DATA_DIR
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
+# Else each of the many processes of a run would compile the panel for itself.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo demo-reset bench chaos test lint types check unit browser test-pg15 \
 	lock set-up demo-packages chaos-packages test-packages
@@ -45,8 +47,8 @@ chaos: set-up chaos-packages
 	python -m chaos $(ARGS)
 
 # Counting branches makes a test take half as long again. What adds nothing to the
-# count is marked no_cover, and runs by itself: pytest-cov, told to leave a test out,
-# counts too little in those that follow.
+# count (the browser, stories, fuzzing) is marked no_cover, and runs by itself:
+# pytest-cov, told to leave a test out, counts too little in those that follow.
 # Without a Chromium the browser's tests fail here; elsewhere they are skipped.
 test: export REQUIRE_BROWSER ?= true
 test: set-up test-packages lint types check

@@ -1,6 +1,7 @@
 """Break the panel while it is used, and see that it loses nothing.
 
-    python -m chaos [--kills 200] [--seed N] [--kills-only] [--only NAME] [--write]
+    python -m chaos [--kills 200] [--seed N] [--kills-only] [--only NAME]
+        [--write] [--stay]
 
 Visitors use a panel of this program's own through its pages. Processes are killed by
 the dozen; after each dozen the visitors pause until the panel has come to rest by
@@ -9,6 +10,7 @@ faults, one by one. Everything lies in DATA_DIR, or var/chaos, until the next ru
 """
 
 import argparse
+import math
 import os
 import random
 import signal
@@ -295,6 +297,9 @@ def main() -> int:
     parser.add_argument("--only", help="single faults whose name has this in it")
     parser.add_argument("--kills-only", action="store_true", help="no single faults")
     parser.add_argument("--write", action="store_true", help=f"to {PAGE.name}")
+    parser.add_argument(
+        "--stay", action="store_true", help="leave the panel up, until Ctrl-C"
+    )
     options = parser.parse_args()
     folder = Path(os.environ.get("DATA_DIR") or ROOT / "var" / "chaos").resolve()
     if os.environ.get("MAKELEVEL"):
@@ -318,6 +323,9 @@ def main() -> int:
             finally:  # interrupted, it tells what there is so far
                 run.crowd.end()
                 status = report(run, options.write, time.monotonic() - begin)
+            if options.stay:
+                say(f"The panel stays up on port {panel.port}; Ctrl-C ends it.")
+                panel.wait(math.inf)
             return status
     except (DemoError, PostgresError, TinyLinuxError) as error:
         say(str(error))

@@ -8,11 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 
 from django.conf import settings
-from django.db import connection
+from django.core.management import call_command
+from django.db import connection, connections
 from psycopg.conninfo import make_conninfo
 
 from servers.compute.backends import compute_for
@@ -20,6 +22,27 @@ from tools.children import end_with_parent
 
 HOST = "127.0.0.1"
 SECONDS_TO_ANSWER = 60
+
+
+def work():
+    """Have a real worker do the jobs that wait.
+
+    In a thread, since the worker brings a loop of its own.
+    """
+    outcome = []
+
+    def run():
+        try:
+            call_command("procrastinate", "worker", "--one-shot")
+        except Exception as problem:  # told below, where pytest sees it
+            outcome.append(problem)
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert outcome == []
 
 
 @contextmanager

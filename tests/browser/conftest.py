@@ -4,7 +4,6 @@ REQUIRE_BROWSER=true makes that a failure."""
 import os
 import shutil
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -20,7 +19,6 @@ from tests.factories import (
     UserFactory,
 )
 
-HERE = Path(__file__).parent
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -37,12 +35,8 @@ expect.set_options(timeout=SECONDS * 1000)
 def pytest_itemcollected(item):
     """In time for `-m`, which chooses among what is collected."""
     item.add_marker(pytest.mark.browser)
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items):
-    """Put these tests last: once Playwright's loop runs, asyncio.run() does not."""
-    items.sort(key=lambda item: item.path.is_relative_to(HERE))
+    # What they call is called by other tests as well, in a fraction of the time.
+    item.add_marker(pytest.mark.no_cover)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -55,7 +49,10 @@ def queries_beside_playwright():
 
 @pytest.fixture(scope="session")
 def browser_type_launch_args():
-    chromium = shutil.which("chromium", path=f"{sys.prefix}/bin:{os.environ['PATH']}")
+    path = f"{sys.prefix}/bin:{os.environ['PATH']}"
+    # The same engine without windows, which takes less of everything.
+    names = ("chromium-headless-shell", "chromium")
+    chromium = next(filter(None, (shutil.which(name, path=path) for name in names)), "")
     if chromium:
         return {"executable_path": chromium, "args": FLAGS}
     reason = "there is no Chromium: apt-get install chromium, or REQUIRE_BROWSER=false"

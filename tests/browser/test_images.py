@@ -8,10 +8,10 @@ from django.utils import timezone
 from playwright.sync_api import expect
 
 from images.models import Image
-from tests.browser.visitor import work
 from tests.factories import ImageFactory, RegionFactory
 from tests.images.stores import corpus
 from tests.images.stores.case import needs_qemu
+from tests.worker import work
 
 # The disk takes a second or two with it.
 SLOW = {

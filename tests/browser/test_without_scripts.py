@@ -6,11 +6,11 @@ from playwright.sync_api import expect
 from images.models import Image
 from servers.models import Server
 from sharing.models import ImageShare
-from tests.browser.visitor import work
 from tests.factories import PASSWORD, ImageFactory, ImageShareFactory
 from tests.images.stores import corpus
 from tests.images.stores.case import needs_qemu
 from tests.servers.factories import FlavorFactory, ServerFactory
+from tests.worker import work
 
 
 @pytest.fixture

@@ -1,10 +1,7 @@
 """Somebody at a browser, and the words in which the tests tell what they do."""
 
 import re
-import threading
 
-from django.core.management import call_command
-from django.db import connections
 from django.test import Client
 from playwright.sync_api import expect
 
@@ -134,24 +131,3 @@ class Visitor:
     def _judge(self, response):
         if response.status >= 400 and response.status not in self.shown:
             self.faults.append(f"{response.status} for {response.url}")
-
-
-def work():
-    """Have a real worker do the jobs that wait.
-
-    In a thread, since the worker brings a loop of its own.
-    """
-    outcome = []
-
-    def run():
-        try:
-            call_command("procrastinate", "worker", "--one-shot")
-        except Exception as problem:  # told below, where pytest sees it
-            outcome.append(problem)
-        finally:
-            connections.close_all()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    assert outcome == []

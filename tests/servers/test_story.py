@@ -14,7 +14,6 @@ from django.conf import settings
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import TransactionTestCase, override_settings
 from django.urls import reverse
-from procrastinate.contrib.django import app as jobs
 
 from accounts.permissions import Role
 from images.models import Blob, Image
@@ -24,6 +23,7 @@ from sharing.models import ImageShare
 from tests.factories import AccountFactory, UserFactory
 from tests.servers.compute.region import needs_qemu
 from tests.servers.factories import ED25519, FlavorFactory
+from tests.worker import work
 from tools import tiny_linux
 
 pytestmark = [pytest.mark.qemu, pytest.mark.no_cover, needs_qemu]
@@ -60,17 +60,6 @@ class StoryTestCase(TransactionTestCase):
         for server_id in compute.server_ids():
             compute.destroy(server_id)
 
-    def work(self):
-        """Let a real worker do all that waits."""
-        worker = jobs.connector.get_worker_connector()
-        with jobs.replace_connector(worker) as app:
-            app.run_worker(
-                queues=["images", "servers", "housekeeping"],
-                wait=False,
-                listen_notify=False,
-                install_signal_handlers=False,
-            )
-
     def wait_for_prompts(self, server, count, host="web-1"):
         deadline = time.monotonic() + PATIENCE
         while (seen := self.console(server)).count(f"{host} login:") < count:
@@ -98,7 +87,7 @@ class StoryTestCase(TransactionTestCase):
 
     def deed(self, name, server, status, **data):
         assert self.send(f"servers:{name}", server.pk, **data).status_code == 302
-        self.work()
+        work()
         server.refresh_from_db()
         assert (server.status, server.task) == (status, ""), server.reason
 
@@ -134,7 +123,7 @@ class StoryTestCase(TransactionTestCase):
             "images:upload", account=self.acme, name="web golden", file=file
         )
         assert uploaded.status_code == 302
-        self.work()
+        work()
         image = Image.objects.get()
         assert image.is_active, image.status_reason
         share = ImageShare.objects.offer(image, to=self.beta.number, by=self.alice)
@@ -152,7 +141,7 @@ class StoryTests(StoryTestCase):
         ordered = self.order(image, name="Web 1")
         assert ordered.status_code == 201
         assert Server.objects.get().status == "BUILD"
-        self.work()
+        work()
         server = Server.objects.get()
         assert server.status == "ACTIVE", server.reason
         assert server.ssh_port
@@ -161,7 +150,7 @@ class StoryTests(StoryTestCase):
         self.wait_for_prompts(server, 1)
         # The worker notices the prompt, and takes a picture when the page asks for it.
         self.page("servers:detail", server.pk)
-        self.work()
+        work()
         picture = self.page("servers:screen", server.pk)
         assert picture.content.startswith(b"\x89PNG\r\n\x1a\n")
         assert len(picture.content) > 500
@@ -170,7 +159,7 @@ class StoryTests(StoryTestCase):
         share.refresh_from_db()
         share.revoke(by=self.alice)
         image.delete_with_shares(by=self.alice)
-        self.work()
+        work()
         refused = self.order(image, name="web-2")
         assert list(refused.context["form"].errors) == ["image"]
         self.deed("power-off", server, "SHUTOFF")
@@ -181,7 +170,7 @@ class StoryTests(StoryTestCase):
 
         process = (self.folder / "servers" / str(server.pk) / "pid").read_text()
         self.send("servers:delete", server.pk)
-        self.work()
+        work()
         assert not Server.objects.exists()
         assert compute_for("local").server_ids() == set()
         assert not Path("/proc", process.strip()).exists()
@@ -192,7 +181,7 @@ class StoryTests(StoryTestCase):
         image, _ = self.upload_share_and_accept()
         FlavorFactory.create(id="larger", ram_mb=192, disk_gb=2)
         self.order(image, name="Web 1", key=self.new_key())
-        self.work()
+        work()
         server = Server.objects.get()
         self.wait_for_prompts(server, 1)
         self.run_on(server, "touch /old && sync")
@@ -206,7 +195,7 @@ class StoryTests(StoryTestCase):
 
         answer = self.send("servers:rebuild", server.pk, image=image.pk, is_sure="on")
         assert answer.status_code == 202
-        self.work()
+        work()
         server.refresh_from_db()
         assert (server.status, server.task) == ("ACTIVE", ""), server.reason
         self.wait_for_prompts(server, 1)
@@ -215,7 +204,7 @@ class StoryTests(StoryTestCase):
     def test_bob_keeps_a_copy_that_needs_alice_no_more(self):
         image, share = self.upload_share_and_accept()
         self.order(image, name="Web 1", key=self.new_key())
-        self.work()
+        work()
         server = Server.objects.get()
         self.wait_for_prompts(server, 1)
         # A terminal greets with it, so the next server will show it by itself.
@@ -224,7 +213,7 @@ class StoryTests(StoryTestCase):
         # The server is running, and goes on.
         created = self.send("servers:create-image", server.pk, name="our own")
         assert created.status_code == 302
-        self.work()
+        work()
         copy = Image.objects.owned_by(self.beta).get()
         assert copy.is_active, copy.status_reason
         assert copy.blob.digest != image.blob.digest
@@ -238,7 +227,7 @@ class StoryTests(StoryTestCase):
         share.revoke(by=self.alice)
         image.delete_with_shares(by=self.alice)
         self.send("servers:delete", server.pk)
-        self.work()
+        work()
         assert not Blob.objects.exclude(pk=copy.blob_id).exists()
         listed = self.page("images:list").content.decode()
         assert "our own" in listed
@@ -246,7 +235,7 @@ class StoryTests(StoryTestCase):
 
         # It boots, with what the first server had written.
         assert self.order(copy, name="Web 2").status_code == 201
-        self.work()
+        work()
         second = Server.objects.get()
         assert second.status == "ACTIVE", second.reason
         self.wait_for_prompts(second, 1, host="web-2")
@@ -259,6 +248,6 @@ class StoryTests(StoryTestCase):
         assert offline.is_active, offline.status_reason
         assert offline.source_server_id == second.pk
         self.send("servers:delete", second.pk)
-        self.work()
+        work()
         assert not list((self.folder / "snapshots").iterdir())
         assert not list((self.folder / "images" / "uploads").iterdir())

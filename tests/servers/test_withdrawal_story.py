@@ -16,6 +16,7 @@ from servers.models import Server, ServerEvent, What
 from tests.jobs.case import WorkersMixin
 from tests.servers.compute.region import needs_qemu, wait_until
 from tests.servers.test_story import PATIENCE, StoryTestCase
+from tests.worker import work
 
 pytestmark = [pytest.mark.qemu, pytest.mark.no_cover, needs_qemu]
 
@@ -34,7 +35,7 @@ class WithdrawalStoryTests(WorkersMixin, StoryTestCase):
     def test_bob_s_server_outlives_the_image_and_whatever_is_killed(self):
         image, share = self.upload_share_and_accept()
         self.order(image, name="Web 1", key=self.new_key())
-        self.work()
+        work()
         server = Server.objects.get()
         self.wait_for_prompts(server, 1)
         self.run_on(server, COUNT)
