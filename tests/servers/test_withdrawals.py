@@ -384,6 +384,7 @@ class KilledWorkerTests(FakeComputeMixin, TransactionTestCase):
         class KilledError(BaseException):
             pass
 
+        before = sys.gettrace()  # of what counts the coverage
         sys.settrace(trace)
         try:
             look()
@@ -391,7 +392,7 @@ class KilledWorkerTests(FakeComputeMixin, TransactionTestCase):
         except KilledError:
             pass
         finally:
-            sys.settrace(None)
+            sys.settrace(before)
         look()
         withdrawals.detach()
         server.refresh_from_db()
