@@ -77,7 +77,8 @@ def upload(request: ApiRequest, region: str, image_id: UUID) -> HttpResponse:
     insist_on_formats(image)
     with saying_no(image):
         size = _insist_on_room(request, image)
-        image.start_saving()
+        with _alone(image, "saving"):
+            image.start_saving()
         with or_await_data_again(image):
             received = _take(request, image, size)
             if received.size:
@@ -107,7 +108,8 @@ def stage(request: ApiRequest, region: str, image_id: UUID) -> HttpResponse:
         raise _not_from(image, "uploading")
     with saying_no(image):
         size = _insist_on_room(request, image)
-        image.start_staging()
+        with _alone(image, "uploading"):
+            image.start_staging()
         with or_await_data_again(image):
             received = _take(request, image, size)
             if not received.size:
@@ -172,6 +174,16 @@ def saying_no(image: Image) -> Iterator[None]:
         raise Fault(415, str(problem)) from None
     except StoreError as problem:
         raise Fault(503, str(problem), Retry_After="60") from None
+
+
+@contextmanager
+def _alone(image: Image, status: str) -> Iterator[None]:
+    """Of two who send at once, tell the one who comes too late what has happened."""
+    try:
+        yield
+    except ImageConflict:
+        now = Image.objects.filter(pk=image.pk).first()
+        raise (_not_from(now, status) if now else _gone(image)) from None
 
 
 def _gone(image: Image) -> Fault:
