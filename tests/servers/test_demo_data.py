@@ -11,7 +11,10 @@ from images.models import Image
 from servers.management.commands import demo_data
 from servers.models import Flavor
 from sharing.models import ImageShare
-from tests.factories import AccountFactory, BlobFactory
+from tests.factories import AccountFactory
+from tests.images.case import StoreMixin
+from tests.images.stores import corpus
+from tests.images.stores.case import needs_qemu
 
 
 def run(**options):
@@ -55,21 +58,18 @@ class DemoDataTests(TestCase):
             run()
         assert not User.objects.exists()
 
-    def test_acme_shares_images_that_lie_in_the_store_once(self):
-        run()
-        blob = BlobFactory.create()
-        base = [
-            Image.objects.create(
-                region=region,
-                name="Tiny Linux",
-                origin="base",
-                status="active",
-                blob=blob,
-            )
-            for region in Region.objects.all()
-        ]
+    def test_a_missing_base_image_is_told(self):
+        with pytest.raises(CommandError):
+            run(base_image=Path("no-such-file"))
 
-        demo_data._save_and_share(base)
+
+@needs_qemu
+class SharedDiskTests(StoreMixin, TestCase):
+    def test_acme_shares_a_disk_that_lies_in_the_store_once_beside_the_base_image(self):
+        base_image = corpus.converted(self.folder / "tiny.qcow2", "qcow2")
+
+        run(base_image=base_image)
+        run(base_image=base_image)
 
         beta = Account.objects.get(name="Beta Productions")
         statuses = ImageShare.objects.received_by(beta).order_by("status")
@@ -77,8 +77,15 @@ class DemoDataTests(TestCase):
             "accepted",
             "pending",
         ]
-        assert {image.blob for image in Image.objects.all()} == {blob}
-
-    def test_a_missing_base_image_is_told(self):
-        with pytest.raises(CommandError):
-            run(base_image=Path("no-such-file"))
+        base, saved = (
+            Image.objects.filter(owner=None),
+            Image.objects.exclude(owner=None),
+        )
+        assert (base.count(), saved.count()) == (6, 4)
+        assert base.values("blob").distinct().count() == 1
+        (blob,) = {image.blob for image in saved}
+        assert blob != base.first().blob
+        shared = self.store.path(blob.digest)
+        corpus.qemu_img("check", shared)
+        corpus.qemu_img("compare", shared, base_image)
+        assert len(self.files()) == 2

@@ -1,8 +1,10 @@
 """Accounts, people, flavors and images to try the panel with."""
 
+import tempfile
 from argparse import ArgumentParser
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
+from uuid import uuid4
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
@@ -12,14 +14,14 @@ from accounts.models import Account, Region, User
 from accounts.permissions import Role
 from images.base_images import add_base_image
 from images.models import Blob, Image
-from images.stores import Stored, StoreError
-from images.stores.base import DiskFormat
+from images.stores import Stored, StoreError, store_for
 from servers.models import Flavor
 from sharing.models import ImageShare, ShareDeclaration
 
 PASSPHRASE = "try-the-demo"  # noqa: S105  # it is printed, and for the demo
 SITE_ADMIN = "site-admin"
 BASE_IMAGE = "Tiny Linux"
+UNUSED = 64 << 10  # bytes behind the last cluster of a file, which no disk has
 
 REGIONS = {
     "DFW": "Dallas",
@@ -97,7 +99,7 @@ class Command(BaseCommand):
     def _take_base_image(self, path: Path) -> None:
         if not path.is_file():
             raise CommandError(f"There is no file {path}.")
-        had_some = Image.objects.base().exists()
+        is_new = not Image.objects.base().exists()
         try:
             images = add_base_image(
                 path,
@@ -107,11 +109,10 @@ class Command(BaseCommand):
                 description="A small Linux that boots to a login prompt in seconds.",
                 min_ram_mb=128,
             )
+            if is_new:
+                _save_and_share(images, path)
         except StoreError as problem:
             raise CommandError(str(problem)) from problem
-        if not had_some:
-            with transaction.atomic():
-                _save_and_share(images)
 
     def _print_sign_ins(self) -> None:
         rows = [("user", "password", "account", "roles")]
@@ -165,21 +166,33 @@ def _make_world() -> None:
     User.objects.create_superuser(SITE_ADMIN, f"{SITE_ADMIN}@example.com", PASSPHRASE)
 
 
-def _save_and_share(base_images: list[Image]) -> None:
+def _save_and_share(base_images: list[Image], path: Path) -> None:
     """Give Acme saved images, and offer some to Beta."""
     base = {image.region_id: image for image in base_images}
+    store, upload_id = store_for("local"), uuid4()
+    with tempfile.TemporaryDirectory() as folder:
+        stored = store.import_file(_as_another(path, Path(folder)), upload_id=upload_id)
+    try:
+        with transaction.atomic():
+            _share(
+                {each: _save(each, base[each.region], stored) for each in SAVED_IMAGES}
+            )
+    finally:
+        store.discard(upload_id)
+
+
+def _as_another(path: Path, folder: Path) -> Path:
+    """The same disk in a file of its own: else the base image would keep what is
+    taken back, and no server would ever have to be detached from it."""
+    other = folder / "disk.qcow2"
+    other.write_bytes(path.read_bytes() + bytes(UNUSED))
+    return other
+
+
+def _save(wanted: SavedImage, base: Image, stored: Stored) -> Image:
     alice = User.objects.get(username="alice")
-    saved = {
-        wanted: _save(wanted, base[wanted.region], by=alice) for wanted in SAVED_IMAGES
-    }
-    boris = User.objects.get(username="boris")
-    _offer(saved[ACCEPTED], "You asked for it.", by=alice, to=boris).accept(by=boris)
-    _offer(saved[OFFERED], "As promised: the runner.", by=alice, to=boris)
-
-
-def _save(wanted: SavedImage, base: Image, *, by: User) -> Image:
     image = Image.objects.create(
-        owner=by.home_account,
+        owner=alice.home_account,
         region=base.region,
         name=wanted.name,
         description=f"The same disk as the base image {base}, to try sharing with.",
@@ -188,23 +201,18 @@ def _save(wanted: SavedImage, base: Image, *, by: User) -> Image:
         min_ram_mb=base.min_ram_mb,
         origin=Image.Origin.UPLOAD,
         uploaded_format="qcow2",
-        created_by=by.get_username(),
+        created_by=alice.get_username(),
         status=Image.Status.SAVING,
     )
-    blob = base.blob
-    assert blob is not None  # noqa: S101  # a base image is active from the start
-    Blob.objects.hold(blob.digest)
-    image.activate(
-        base.region.backend,
-        Stored(
-            blob.digest,
-            blob.size,
-            blob.virtual_size,
-            cast(DiskFormat, blob.disk_format),
-            blob.md5,
-        ),
-    )
+    Blob.objects.hold(stored.digest)
+    image.activate(base.region.backend, stored)
     return image
+
+
+def _share(saved: dict[SavedImage, Image]) -> None:
+    alice, boris = (User.objects.get(username=name) for name in ("alice", "boris"))
+    _offer(saved[ACCEPTED], "You asked for it.", by=alice, to=boris).accept(by=boris)
+    _offer(saved[OFFERED], "As promised: the runner.", by=alice, to=boris)
 
 
 def _offer(image: Image, message: str, *, by: User, to: User) -> ImageShare:
