@@ -4,6 +4,7 @@ import tempfile
 import threading
 import unittest
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -40,6 +41,35 @@ class MonitorTests(unittest.TestCase):
         thread = threading.Thread(target=serve)
         thread.start()
         self.addCleanup(thread.join)
+
+    def hear_the_second_client(self, *, what_the_first_gets):
+        listener = qmp.listen(self.folder)
+
+        def serve():
+            with listener:
+                with listener.accept()[0] as client:
+                    client.sendall(b'{"QMP": {}}\r\n' + what_the_first_gets)
+                    while client.recv(1000):
+                        pass
+                with listener.accept()[0] as client:
+                    client.sendall(b'{"QMP": {}}\r\n')
+                    name = json.loads(client.recv(1000))["id"]
+                    client.sendall(
+                        json.dumps({"return": {}, "id": name}).encode() + b"\n"
+                    )
+                    client.recv(1000)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        self.addCleanup(thread.join)
+
+    def test_who_is_greeted_and_not_heard_comes_again(self):
+        self.enterContext(mock.patch.object(qmp, "_UNHEARD", 0.1))
+        for what in (b"", b'{"QMP": {}}\r\n'):
+            with self.subTest(what):
+                self.hear_the_second_client(what_the_first_gets=what)
+                with Monitor(self.folder):
+                    pass
 
     def test_an_answer_is_returned(self):
         self.answer_with(lambda name: {"return": {"status": "running"}, "id": name})
