@@ -4,7 +4,8 @@
     stage, import: start_staging, receive, note_staged; start_saving, check
 
 Whatever goes wrong before the hand-over leaves the image waiting for data again, and
-no file.
+no file. After a kill the worker sees to that: what is `saving` fails with a reason, and
+what is being staged waits again (images.reconciling).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from threading import BoundedSemaphore
 
 from django.conf import settings
 from django.db import transaction
@@ -26,6 +28,8 @@ DISKS = {"raw", "qcow2", "vmdk", "vhd", "vhdx", "vdi"}
 KEPT_AS_IT_IS = "Servers start from bare disk images; this was sent as {}."
 # How often an image whose data is arriving says that somebody is at work on it.
 BEAT = 30.0
+# Of the four threads that a web process has, this many may wait for the worker at once.
+_WAITING = BoundedSemaphore(2)
 
 
 class Gone(Exception):
@@ -104,9 +108,19 @@ def why_unbootable(image: Image, found: Inspection) -> str:
 
 def wait_for_check(image: Image) -> None:
     """Until the worker has checked the data, as clients expect of an upload, but not
-    for longer than the settings have it. Raises Gone.
+    for longer than the settings have it, and only while threads are left for others.
+    Raises Gone.
     """
-    end = time.monotonic() + settings.API["upload_wait_seconds"]
+    if not _WAITING.acquire(blocking=False):
+        return
+    try:
+        _wait_for_check(image, settings.API["upload_wait_seconds"])
+    finally:
+        _WAITING.release()
+
+
+def _wait_for_check(image: Image, seconds: float) -> None:
+    end = time.monotonic() + seconds
     pause = 0.05
     try:
         image.refresh_from_db()

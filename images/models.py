@@ -387,10 +387,15 @@ class Image(models.Model):
 
     @transaction.atomic
     def activate(self, backend: str, stored: Stored) -> None:
-        """The data has come and is sound. The caller holds the digest (Blob.hold)."""
+        """The data has come and is sound. The caller holds the digest (Blob.hold).
+
+        Raises QuotaReached: converted, it may be far larger than what was sent.
+        """
         blob = Blob.objects.keep(backend, stored)
         # Nobody can tell kinds of raw data apart, so there the owner's word counts.
         declared = self.disk_format if stored.disk_format == "raw" else ""
+        if self.owner and blob.size > self.size:
+            self.owner.make_room({Quota.IMAGE_BYTES: blob.size - self.size})
         self._move(
             self.Status.ACTIVE,
             {self.Status.QUEUED, self.Status.SAVING},

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from uuid import UUID
 
+from django.db.models import Q
 from procrastinate.contrib.django.models import ProcrastinateJob
 
 from accounts.models import Region
@@ -65,6 +66,7 @@ def all_findings(
             yield from images_with_damaged_file(backend, store)
     yield from blobs_nobody_uses(before=before)
     yield from images_without_job(stale=stale)
+    yield from stagings_cut_off(before=before)
 
 
 def mend(finding: Finding) -> bool:
@@ -83,9 +85,9 @@ def mend(finding: Finding) -> bool:
 
 
 def uploads_nobody_awaits(store: ImageStore, *, before: datetime) -> Iterator[Finding]:
-    waiting = {Image.Status.QUEUED, Image.Status.SAVING}
+    waiting = Q(status=Image.Status.SAVING) | Q(status=Image.Status.QUEUED, staged=True)
     for upload in store.uploads():
-        awaited = Image.objects.filter(pk=upload.upload_id, status__in=waiting)
+        awaited = Image.objects.filter(waiting, pk=upload.upload_id)
         if upload.changed_at < before and not awaited.exists():
             yield Finding(
                 kind="upload nobody awaits",
@@ -145,7 +147,7 @@ def images_without_file(backend: str, store: ImageStore) -> Iterator[Finding]:
 def images_with_damaged_file(backend: str, store: ImageStore) -> Iterator[Finding]:
     """Reads every blob again, which takes its time."""
     for blob in Blob.objects.filter(backend=backend).order_by("pk").iterator(100):
-        if store.verify(blob.digest) or not _is_there(store, blob):
+        if _is_sound(store, blob) is not False or not _is_there(store, blob):
             continue
         for image in blob.images.filter(status=Image.Status.ACTIVE):
             yield Finding(
@@ -166,13 +168,22 @@ def images_with_file_again(
         blob__backend=backend,
     )
     for image in deactivated.select_related("blob"):
-        if image.blob and store.verify(image.blob.digest):
+        if image.blob and _is_sound(store, image.blob):
             yield Finding(
                 kind="image with its file again",
                 subject=str(image.pk),
                 sentence=f"{image}: its data is there again, and sound.",
                 mend=image.reactivate,
             )
+
+
+def _is_sound(store: ImageStore, blob: Blob) -> bool | None:
+    """Reads all of it. None if that did not come to an end, which tells nothing."""
+    try:
+        return store.verify(blob.digest)
+    except StoreError as problem:
+        log.warning("blob %s was not verified: %s", blob.digest, problem)
+        return None
 
 
 def images_without_job(*, stale: datetime) -> Iterator[Finding]:
@@ -191,6 +202,21 @@ def images_without_job(*, stale: datetime) -> Iterator[Finding]:
                 sentence=f"{image} is being checked, but no job does it.",
                 mend=partial(defer_admit, image),
             )
+
+
+def stagings_cut_off(*, before: datetime) -> Iterator[Finding]:
+    """Images whose data was coming when the web process went away: nobody beats for
+    them any more (images.intake), and their size has never been told."""
+    cut_off = Image.objects.filter(
+        status=Image.Status.QUEUED, staged=True, size=0, updated_at__lt=before
+    )
+    for image in cut_off:
+        yield Finding(
+            kind="data that was cut off",
+            subject=str(image.pk),
+            sentence=f"{image}: the data that was being staged does not come any more.",
+            mend=image.await_data_again,
+        )
 
 
 def defer_admit(image: Image) -> None:

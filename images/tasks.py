@@ -16,6 +16,7 @@ from django.utils import timezone
 from procrastinate import JobContext
 from procrastinate.contrib.django import app as jobs
 
+from accounts.models import QuotaReached
 from controlpanel.jobs import HOUSEKEEPING, IMAGES, LONG, ONLY_IF_INTERRUPTED, Again
 from images import reconciling
 from images.models import Blob, Image, ImageConflict
@@ -94,10 +95,15 @@ def _admit(
         with transaction.atomic():
             Blob.objects.hold(stored.digest)
             image.activate(image.region.backend, stored)
-    except ImageConflict:
-        # Deleted meanwhile. The upload protects the file until it is discarded.
+    except (ImageConflict, QuotaReached) as problem:
+        # Deleted meanwhile, or too large. The upload protects the file until it is
+        # discarded.
         store.discard(image.pk)
         remove_file.defer(backend=image.region.backend, digest=stored.digest)
+        if isinstance(problem, QuotaReached):
+            raise Refused(
+                f"Its disk takes more room than its file. {problem}"
+            ) from None
 
 
 def _in_steps(show: Callable[[int], object], first: int) -> Callable[[int], None]:

@@ -161,7 +161,10 @@ def _end(wanted: datetime | None) -> datetime | None:
     """A time without a zone is UTC, as everywhere in this API."""
     if wanted is None:
         return None
-    end = wanted if wanted.tzinfo else wanted.replace(tzinfo=UTC)
+    try:
+        end = wanted.astimezone(UTC) if wanted.tzinfo else wanted.replace(tzinfo=UTC)
+    except OverflowError:
+        raise BadRequest("The time of expiry is out of reach.") from None
     if end <= timezone.now():
         raise BadRequest("The time of expiry is over already.")
     return end

@@ -22,6 +22,7 @@ router = Router(tags=["Tokens"])
 
 # Sign-ins from one address, in one web process: each costs a slow hash.
 SIGN_INS_PER_MINUTE = 60
+LONGEST_NAME = 150  # of a user
 REFUSED = "The request you have made requires authentication."
 LOCKED = (
     "Too many failed attempts with this username from this place. Wait {} minutes; "
@@ -195,6 +196,8 @@ def _by_password(request: HttpRequest, auth: AuthIn) -> Token:
         raise BadRequest("Expecting to find user and password in the method password.")
     password = given.user.password.get_secret_value()
     username = _username(given.user)
+    if len(username) > LONGEST_NAME:
+        raise Fault(401, REFUSED)
     # A name that nobody has costs as much as one that somebody has.
     user = authenticate(request, username=username, password=password)
     if getattr(request, "axes_locked_out", False):
@@ -243,6 +246,8 @@ def _by_credential(auth: AuthIn) -> Token:
     if isinstance(auth.scope, ScopeIn) and _named(auth.scope, [account]) != account:
         raise Fault(401, ONE_PROJECT)
     _insist_on_active(account)
+    if not account.roles_of(credential.user) & set(credential.roles):
+        raise Fault(401, REFUSED)
     return Token.objects.issue(
         credential.user,
         account,
@@ -273,7 +278,9 @@ def _username(user: UserIn) -> str:
         return _text(user.name or "")
     known = user.id.isascii() and user.id.isdigit() and len(user.id) < 10
     found = User.objects.filter(pk=int(user.id)).first() if known else None
-    return found.get_username() if found else ""
+    # No username has a space. Failures are counted for this ID alone, as for one that
+    # somebody has: else the answer would tell which IDs there are.
+    return found.get_username() if found else f"id {_text(user.id)}"
 
 
 def _scope(user: User, scope: ScopeIn | str | None) -> Account | None:

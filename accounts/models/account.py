@@ -166,8 +166,12 @@ class Account(models.Model):
         return self.status == self.Status.SUSPENDED
 
     def suspend(self) -> None:
-        """Refuse its users, and new servers from its images; nothing is lost."""
+        """Refuse its users, and new servers from its images; nothing is lost.
+
+        Tokens of the API end, and do not come back with the account.
+        """
         self._set_status(self.Status.SUSPENDED)
+        self.tokens.all().delete()
 
     def reinstate(self) -> None:
         self._set_status(self.Status.ACTIVE)
@@ -225,6 +229,7 @@ class Account(models.Model):
 
     def grant(self, role: Role, *, to: User) -> None:
         assign_perm(role, to, self)
+        self._end_tokens(to)
 
     @transaction.atomic
     def withdraw(self, role: Role, *, of: User) -> None:
@@ -233,6 +238,12 @@ class Account(models.Model):
         if role == Role.USER_ADMIN:
             self._keep_an_owner_without(of)
         remove_perm(role, of, self)
+        self._end_tokens(of)
+
+    def _end_tokens(self, user: User) -> None:
+        """Those for this account, and those that can still become one for it."""
+        ended = models.Q(account=self) | models.Q(account=None)
+        user.tokens.filter(ended).delete()
 
     @transaction.atomic
     def change_roles(self, roles: Collection[Role], *, of: User, by: User) -> None:

@@ -183,7 +183,8 @@ class TokenQuerySet(models.QuerySet["Token"]):
         """Who holds this token, if it is valid: one query by the primary key.
 
         A token dies with whatever it rests on: the user's password, the roles held at
-        its issue, the account's and the user's being active, its credential.
+        its issue, the account's and the user's being active, its credential. Whoever
+        changes these deletes it, too, so that it stays dead when they are as before.
         """
         row = _found().first({"digest": _hash_of(plain), "now": timezone.now()})
         if row is None:

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Callable
 
-from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, QueryDict
 from django.http.response import HttpResponseNotAllowed
 from django.urls import Resolver404, ResolverMatch, resolve
 
@@ -47,6 +47,9 @@ def _answer(request: HttpRequest, service: str) -> HttpResponseBase:
     try:
         # A charset of the client's own choice would have the URL read by it.
         request.encoding = "utf-8"
+        # A body is read as JSON or as data, never as a form, whatever it is called:
+        # what counts failed sign-ins looks at the form, and writes it down.
+        request.POST = QueryDict()
         found = _find(request.path_info)
         response: HttpResponseBase = found.func(request, *found.args, **found.kwargs)
     except Resolver404:

@@ -231,12 +231,17 @@ def _size_of(request: HttpRequest) -> int | None:
         for name in ("X-OpenStack-Image-Size", "Content-Length")
         if (text := request.headers.get(name, "")) and not _is_chunked(request, name)
     }
-    sizes = {int(text) if text.isascii() and text.isdigit() else -1 for text in told}
+    sizes = {int(text) if _is_number(text) else -1 for text in told}
     if len(sizes) > 1 or -1 in sizes:
         raise BadRequest("Invalid or missing image size in request headers.")
     if not sizes and not _is_chunked(request):
         return 0
     return sizes.pop() if sizes else None
+
+
+def _is_number(text: str) -> bool:
+    # Of more digits than any size has, Python refuses to make one.
+    return text.isascii() and text.isdigit() and len(text) < 20
 
 
 def _take(request: ApiRequest, image: Image, size: int | None) -> Received:

@@ -186,7 +186,10 @@ class ImageStore(Protocol):
         """A local read-only file with the blob's bytes, to boot from."""
 
     def verify(self, digest: str) -> bool:
-        """Read the whole blob again: is it still what its name says?"""
+        """Read the whole blob again: is it still what its name says?
+
+        Raises StoreError if it cannot be read in time.
+        """
 
     def delete(self, digest: str, *, in_use: Callable[[], bool]) -> bool:
         """Delete a blob that nothing refers to; False if it was kept.

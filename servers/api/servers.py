@@ -33,6 +33,7 @@ router = Router(tags=["Servers"])
 MOST = 1000
 CONSOLE_BYTES = 65536
 AWAY_SECONDS = "30"
+LONGEST_PASSWORD = 128
 
 
 NEW_SERVER = {
@@ -145,6 +146,10 @@ def create_server(
     flavor = _flavor(order.flavorRef)
     given = order.adminPass
     password = given.get_secret_value() if given else secrets.token_urlsafe(15)
+    if not password.isprintable() or len(password) > LONGEST_PASSWORD:
+        raise BadRequest(
+            f"adminPass is one line of at most {LONGEST_PASSWORD} characters."
+        )
     compute = compute_for(image.region.backend)
     try:
         if reason := compute.unavailable_reason():

@@ -107,6 +107,8 @@ class CreateTests(ComputeTestCase):
             {"imageRef": "none"},
             {"key_name": "unknown"},
             {"adminPass": "short"},
+            {"adminPass": "of two\nlines of text"},
+            {"adminPass": "x" * 129},
         ):
             with self.subTest(changes=changes):
                 response = self.order(**changes)

@@ -1,5 +1,7 @@
+import json
 from datetime import timedelta
 
+from axes.models import AccessAttempt
 from django.utils import timezone
 
 from accounts.models import ApplicationCredential, Token
@@ -99,6 +101,34 @@ class PasswordTests(IdentityTestCase):
         assert right.status_code == 429
         assert int(right["Retry-After"]) == 900
 
+    def test_a_body_that_is_called_a_form_is_none(self):
+        body = json.dumps(by_password("dana", "a guess"))
+        kinds = ["multipart/form-data", "application/x-www-form-urlencoded"]
+        for kind, more in [*zip(kinds, ["", "&" * 2000], strict=True), (kinds[1], "")]:
+            with self.subTest(kind=kind, more=len(more)):
+                AccessAttempt.objects.all().delete()
+                answer = self.client.generic("POST", TOKENS, body + more, kind)
+                assert answer.status_code in {400, 401}
+                for attempt in AccessAttempt.objects.all():
+                    assert "a guess" not in attempt.post_data
+                if answer.status_code == 401:
+                    assert AccessAttempt.objects.get().failures_since_start == 1
+        for _ in range(5):
+            self.client.generic("POST", TOKENS, body, kinds[0])
+        assert self.sign_in(by_password("dana")).status_code == 429
+
+    def test_an_id_that_nobody_has_answers_as_one_that_somebody_has(self):
+        answers = []
+        for pk in (self.dana.pk, 999_999_999, "no-number"):
+            body = by_password("", "wrong", id=str(pk))
+            answers.append([self.sign_in(body).status_code for _ in range(6)])
+        assert answers[0] == answers[1] == answers[2]
+        assert answers[0][0] == 401
+        assert answers[0][-1] == 429
+
+    def test_a_name_longer_than_any_is_nobody_s(self):
+        assert self.sign_in(by_password("x" * 300)).status_code == 401
+
     def test_a_suspended_account_gives_none(self):
         self.acme.suspend()
         scoped = self.sign_in(by_password("dana", scope=for_project(self.acme.pk)))
@@ -168,6 +198,37 @@ class TokenTests(IdentityTestCase):
             for each in (theirs, "rubbish")
         }
         assert len(answers) == 1
+
+    def test_it_stays_dead_when_all_is_as_before(self):
+        def give_a_role_and_take_it():
+            self.acme.grant(Role.OBSERVER, to=self.dana)
+            self.acme.withdraw(Role.OBSERVER, of=self.dana)
+
+        def take_a_role_and_give_it_back():
+            self.acme.withdraw(Role.ADMIN, of=self.dana)
+            self.acme.grant(Role.ADMIN, to=self.dana)
+
+        def suspend_and_reinstate():
+            self.acme.suspend()
+            self.acme.reinstate()
+
+        for deed in (
+            give_a_role_and_take_it,
+            take_a_role_and_give_it_back,
+            suspend_and_reinstate,
+        ):
+            with self.subTest(deed.__name__):
+                ended, kept = (
+                    self.token(self.dana, each) for each in (self.acme, self.beta)
+                )
+                deed()
+                assert Token.objects.find(ended) is None
+                assert Token.objects.find(kept) is not None
+
+    def test_one_for_no_account_ends_with_the_roles_that_it_could_get(self):
+        plain = self.token(self.dana, None)
+        self.beta.withdraw(Role.OBSERVER, of=self.dana)
+        assert Token.objects.find(plain) is None
 
 
 class CredentialTests(IdentityTestCase):
@@ -258,6 +319,29 @@ class CredentialTests(IdentityTestCase):
         ApplicationCredential.objects.update(expires_at=timezone.now())
         gone = self.by_credential(id=credential.pk.hex, secret=credential.secret)
         assert gone.status_code == 401
+
+    def test_an_end_beyond_the_calendar_is_refused(self):
+        plain = self.token(self.dana, self.acme)
+        path = f"{V3}/users/{self.dana.pk}/application_credentials"
+        about = {"name": "far", "expires_at": "9999-12-31T23:59:59-12:00"}
+        answer = self.api("POST", path, {"application_credential": about}, plain)
+        assert answer.status_code == 400
+        assert self.api("GET", path, token=plain).status_code == 200
+
+    def test_without_any_of_its_roles_it_opens_nothing(self):
+        made = self.credential()
+        self.acme.withdraw(Role.ADMIN, of=self.dana)
+        sign_in = {"id": made.pk.hex, "secret": made.secret}
+        identity = {
+            "methods": ["application_credential"],
+            "application_credential": sign_in,
+        }
+        body = {"auth": {"identity": identity}}
+        assert self.sign_in(body).status_code == 401
+        self.acme.grant(Role.OBSERVER, to=self.dana)
+        assert self.sign_in(body).status_code == 401
+        self.acme.grant(Role.ADMIN, to=self.dana)
+        assert self.sign_in(body).status_code == 201
 
     def test_a_name_is_used_once(self):
         plain = self.token(self.dana, self.acme)

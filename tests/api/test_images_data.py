@@ -3,17 +3,25 @@
 import hashlib
 import time
 from contextlib import contextmanager
+from datetime import timedelta
 from unittest import mock
 
 import pytest
 from django.conf import settings
-from django.test import RequestFactory
+from django.test import RequestFactory, override_settings
+from django.utils import timezone
 
 from accounts.permissions import Role
+from images import intake
 from images.api.data import _pieces
 from images.intake import Gone, receive
 from images.models import Image
-from images.reconciling import defer_admit
+from images.reconciling import (
+    defer_admit,
+    mend,
+    stagings_cut_off,
+    uploads_nobody_awaits,
+)
 from images.stores.checking import missing_program
 from tests.api.images import ImagesTestCase
 from tests.factories import ImageShareFactory
@@ -152,6 +160,17 @@ class UploadTests(DataTestCase):
         assert clock.sleep.called
         assert self.status(image) == "active"
 
+    def test_not_all_threads_wait_for_the_worker(self):
+        patient = settings.API | {"upload_wait_seconds": 60}
+        with (
+            override_settings(API=patient),
+            intake._WAITING,
+            intake._WAITING,
+        ):
+            image, disk = self.queued(), self.disk()
+            assert self.put(image, disk).status_code == 204
+        assert self.status(image) == "saving"
+
     def test_an_image_deleted_while_it_is_checked_is_410(self):
         image = self.queued()
 
@@ -233,6 +252,12 @@ class UploadTests(DataTestCase):
                 answer = self.put(image, TEXT, X_OpenStack_Image_Size=size)
                 assert answer.status_code == status, answer.text
                 assert self.is_as_before(image)
+
+    def test_a_size_of_thousands_of_digits_is_none(self):
+        image = self.queued()
+        sent = self.put(image, self.disk(), X_OpenStack_Image_Size="9" * 5000)
+        assert sent.status_code == 400
+        assert self.is_as_before(image)
 
     def test_no_data_at_all_changes_nothing(self):
         image = self.queued()
@@ -398,6 +423,25 @@ class ImportTests(DataTestCase):
         assert self.take_in(image).status_code == 202
         work()
         assert self.status(image) == "active"
+
+    def test_staging_that_a_killed_process_began_is_begun_anew(self):
+        image = self.queued()
+        image.start_staging()
+        with self.store.receive(image.pk, limit=1000) as receiver:
+            receiver.write(b"the beginning")
+            receiver.finish()
+        assert self.stage(image, self.disk()).status_code == 409
+        now = timezone.now()
+        assert list(stagings_cut_off(before=now - timedelta(hours=1))) == []
+        for finding in stagings_cut_off(before=now + timedelta(hours=1)):
+            mend(finding)
+        for finding in uploads_nobody_awaits(
+            self.store, before=now + timedelta(hours=1)
+        ):
+            mend(finding)
+        assert self.is_as_before(image)
+        assert self.stage(image, self.disk()).status_code == 204
+        assert list(stagings_cut_off(before=now + timedelta(hours=1))) == []
 
     def test_it_counts_against_the_quota_from_the_staging_on(self):
         image = self.queued()

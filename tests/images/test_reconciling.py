@@ -7,6 +7,8 @@ from django.utils import timezone
 
 from images.models import Blob, Image
 from images.reconciling import GONE, all_findings, mend
+from images.stores import StoreError
+from images.stores.local import LocalStore
 from tests.cast import CastTestCase
 from tests.factories import ImageFactory
 from tests.images.case import StoreMixin, waiting, work
@@ -158,6 +160,20 @@ class FindingTests(ReconcilingTestCase):
 
         assert self.kinds() == []
         assert self.kinds(deep=True) == ["image with damaged data"]
+
+    def test_one_that_is_read_too_slowly_tells_nothing_and_hides_nothing(self):
+        other = self.stored_image("other")
+        self.store.path(other.blob.digest).chmod(0o644)
+        self.store.path(other.blob.digest).write_bytes(b"changed")
+        usual = LocalStore.verify
+
+        def verify(store, digest):
+            if digest == self.web.blob.digest:
+                raise StoreError("Reading the image took too long.")
+            return usual(store, digest)
+
+        with mock.patch.object(LocalStore, "verify", verify):
+            assert self.kinds(deep=True) == ["image with damaged data"]
 
     def test_an_image_that_no_job_moves_on_gets_one(self):
         Image.objects.update(status="saving", updated_at=timezone.now())

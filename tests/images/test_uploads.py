@@ -9,6 +9,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.core.handlers.wsgi import LimitedStream
 from django.test import Client, override_settings
 
+from accounts.models import Quota
 from accounts.permissions import Role
 from images import tasks
 from images.models import Blob, Image
@@ -408,6 +409,18 @@ class JobTests(UploadTestCase):
             )
         self.web.refresh_from_db()
         assert self.web.status == "saving"
+
+    def test_a_disk_that_needs_more_than_its_file_counts_in_full(self):
+        sent = Image.objects.filter(pk=self.web.pk)
+        held = self.acme.quota_uses(Quota.IMAGE_BYTES)[0].used
+        sent.update(size=1000)
+        with holding(image_bytes=held - self.web.size + 2000):
+            work()
+        self.web.refresh_from_db()
+        assert self.web.status == "error"
+        assert "more room than its file" in self.web.status_reason
+        assert self.web.size == 0
+        assert self.files() == []
 
     def test_an_upload_that_vanished_is_told(self):
         self.store.discard(self.web.pk)
