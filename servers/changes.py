@@ -11,7 +11,7 @@ from images.stores import StoreError
 from servers.compute.backends import compute_for
 from servers.compute.base import Compute, ComputeError, PowerState, ServerBusy
 from servers.models import NotBootable, Rebuild, Resize, Server
-from servers.settling import file_of, spec_of, start
+from servers.settling import spec_of, start
 
 log = logging.getLogger("panel.servers")
 
@@ -64,11 +64,8 @@ def _exchange(compute: Compute, order: Rebuild) -> None:
         return
     with transaction.atomic():
         order.insist_on_image()
-        spec = replace(
-            spec_of(server),
-            image=file_of(server, order.blob),
-            password_hash=order.password_hash,
-        )
+        # Not of the disk that it has, whose image may be lost.
+        spec = replace(spec_of(server, order.blob), password_hash=order.password_hash)
         compute.rebuild(spec, order=order.pk)
 
 

@@ -22,20 +22,21 @@ from servers.compute.base import (
 from servers.models import Server, What
 
 
-def spec_of(server: Server) -> ServerSpec:
+def spec_of(server: Server, blob: Blob | None = None) -> ServerSpec:
+    """On its own disk, or on one that is made from the blob."""
     return ServerSpec(
         id=server.pk,
         hostname=server.hostname,
         memory_mb=server.flavor.ram_mb,
         vcpus=server.flavor.vcpus,
         disk_gb=server.flavor.disk_gb,
-        image=file_of(server, server.blob),
+        image=_file_of(server, blob or server.blob),
         password_hash=server.password_hash,
         public_keys=(server.public_key,) if server.public_key else (),
     )
 
 
-def file_of(server: Server, blob: Blob | None) -> ImageFile | None:
+def _file_of(server: Server, blob: Blob | None) -> ImageFile | None:
     if blob is None:
         return None
     path = store_for(server.region.backend).path(blob.digest)
@@ -58,7 +59,7 @@ def start(server: Server) -> None:
 
 def settle_started(server: Server, found: Observed, **changes: Any) -> None:
     if found.power_state is not PowerState.RUNNING:
-        settle_stopped(server, found.reason)
+        settle_stopped(server, found.reason, **changes)
         return
     server.settle(
         What.STARTED,
@@ -73,13 +74,14 @@ def settle_started(server: Server, found: Observed, **changes: Any) -> None:
     )
 
 
-def settle_stopped(server: Server, reason: str) -> None:
+def settle_stopped(server: Server, reason: str, **changes: Any) -> None:
     server.settle(
         What.STOPPED,
         note=reason,
         status=Server.Status.SHUTOFF,
         task="",
-        reason=reason,
+        reason=reason[:500],
+        **changes,
     )
 
 

@@ -28,7 +28,7 @@ from servers.compute.base import (
     PowerOff,
     ServerBusy,
 )
-from servers.models import NotBootable, Server, lock_bootable
+from servers.models import NotBootable, Server, drop_orders, lock_bootable
 from servers.settling import fail, settle_started, settle_stopped, spec_of, start
 
 log = logging.getLogger("panel.servers")
@@ -147,7 +147,9 @@ def delete(server_id: str) -> None:
     except ServerBusy:
         raise
     except ComputeError as error:
-        fail(server, f"It could not be deleted: {error}")
+        with transaction.atomic():
+            drop_orders(server)
+            fail(server, f"It could not be deleted: {error}")
     else:
         server.forget()
 

@@ -161,6 +161,18 @@ def all_folders(root: Path) -> list[ServerFolder]:
     return [ServerFolder(root, server_id) for server_id in sorted(found)]
 
 
+def other_states(root: Path, server_id: UUID) -> Iterator[State]:
+    """What is known of every other server; one that is being deleted is left out."""
+    for folder in all_folders(root):
+        if folder.id == server_id:
+            continue
+        try:
+            state = folder.state()
+        except ServerNotFound:
+            continue
+        yield state
+
+
 class _Taken(Exception):
     pass
 

@@ -17,7 +17,7 @@ from servers.compute.base import (
     StartFailed,
 )
 from servers.compute.command import OpenFiles, idle_command, server_command
-from servers.compute.folder import ServerFolder, Wanted, all_folders
+from servers.compute.folder import ServerFolder, Wanted, other_states
 from servers.compute.qmp import Monitor, MonitorError, MonitorGone
 
 QEMU = "qemu-system-x86_64"
@@ -50,11 +50,8 @@ def start_server(
 ) -> None:
     """Start a server that does not run; the caller holds its lock."""
     before = folder.state()
-    taken = {
-        other.state().port
-        for other in all_folders(settings.folder)
-        if other.id != folder.id and other.exists()
-    }
+    others = other_states(settings.folder, folder.id)
+    taken = {state.port for state in others}
     # Written first: a server that then ends without being asked to has crashed.
     state = replace(
         before,

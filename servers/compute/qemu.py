@@ -70,7 +70,8 @@ class QemuCompute:
         # Before any place is taken, for a seed may be refused.
         seed = seed_archive(spec)
         folder = self._folder(spec.id)
-        region.reserve(self._settings, folder, spec)
+        with _telling_trouble():
+            region.reserve(self._settings, folder, spec)
         with _deed(folder):
             if not folder.seed.exists():
                 folder.write(folder.seed, seed)
@@ -124,7 +125,8 @@ class QemuCompute:
         seed = seed_archive(spec)
         folder = self._folder(spec.id)
         # One that could not be built has lost its place.
-        region.reserve(self._settings, folder, spec)
+        with _telling_trouble():
+            region.reserve(self._settings, folder, spec)
         with _deed(folder):
             rebuilding.rebuild(folder, spec, seed, order)
 
@@ -143,8 +145,9 @@ class QemuCompute:
             life.end(folder)
             folder.delete()
         # What an earlier call that was cut short has left.
-        process.kill_strays(folder.root, folder.id)
-        folder.delete()
+        with _telling_trouble():
+            process.kill_strays(folder.root, folder.id)
+            folder.delete()
 
     def detach(self, spec: ServerSpec, *, patience: float = 10) -> bool:
         folder = self._folder(spec.id)
@@ -251,11 +254,16 @@ class QemuCompute:
 @contextlib.contextmanager
 def _deed(folder: ServerFolder, *, patience: float = _QUEUE) -> Iterator[None]:
     """One change of a server, alone with it; what goes wrong is a ComputeError."""
+    with _telling_trouble(), folder.locked(patience=patience):
+        folder.clear_drafts()
+        rebuilding.put_right(folder)
+        yield
+
+
+@contextlib.contextmanager
+def _telling_trouble() -> Iterator[None]:
     try:
-        with folder.locked(patience=patience):
-            folder.clear_drafts()
-            rebuilding.put_right(folder)
-            yield
+        yield
     except (MonitorError, MonitorGone) as error:
         raise ComputeError(f"The server's control said: {error}.") from error
     except subprocess.SubprocessError as error:

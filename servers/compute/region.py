@@ -11,7 +11,7 @@ from pathlib import Path
 
 from servers.compute import process
 from servers.compute.base import Capacity, ComputeError, NoCapacity, ServerSpec
-from servers.compute.folder import ServerFolder, State, all_folders, region_locked
+from servers.compute.folder import ServerFolder, State, other_states, region_locked
 from servers.compute.launch import QEMU, QemuSettings
 
 # The first whose `screendump` writes PNG.
@@ -58,7 +58,8 @@ def reserve(settings: QemuSettings, folder: ServerFolder, spec: ServerSpec) -> N
     with region_locked(settings.folder):
         if folder.exists():
             return
-        if len(_others(settings, folder)) >= settings.max_servers:
+        others = list(other_states(settings.folder, folder.id))
+        if len(others) >= settings.max_servers:
             raise NoCapacity(
                 f"The region has no capacity left: all of its {settings.max_servers}"
                 " servers are taken. Delete one, or choose another region."
@@ -104,21 +105,14 @@ def check_space(settings: QemuSettings, needed: int = 0) -> None:
 def _check_memory(
     settings: QemuSettings, folder: ServerFolder, spec: ServerSpec
 ) -> None:
-    used = sum(other.state().memory_mb for other in _others(settings, folder))
+    others = other_states(settings.folder, folder.id)
+    used = sum(state.memory_mb for state in others)
     free = settings.max_memory_mb - used
     if spec.memory_mb > free:
         raise NoCapacity(
             f"The region has no capacity left: {max(free, 0)} MB of memory are"
             f" free, the server needs {spec.memory_mb} MB."
         )
-
-
-def _others(settings: QemuSettings, folder: ServerFolder) -> list[ServerFolder]:
-    return [
-        other
-        for other in all_folders(settings.folder)
-        if other.id != folder.id and other.exists()
-    ]
 
 
 def _can_write(folder: Path) -> bool:

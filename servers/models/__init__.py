@@ -2,7 +2,13 @@
 
 from servers.models.boot import NotBootable, lock_bootable
 from servers.models.capacity import RegionCapacity
-from servers.models.changes import DoesNotFit, Rebuild, Resize, why_not_resize
+from servers.models.changes import (
+    DoesNotFit,
+    Rebuild,
+    Resize,
+    drop_orders,
+    why_not_resize,
+)
 from servers.models.event import ServerEvent, What
 from servers.models.flavor import GIB, Flavor
 from servers.models.key import MOST_KEYS, SSHKey
@@ -38,6 +44,7 @@ __all__ = [
     "ServerEvent",
     "ServerQuerySet",
     "What",
+    "drop_orders",
     "lock_bootable",
     "why_no_room",
     "why_not_resize",

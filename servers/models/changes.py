@@ -176,6 +176,18 @@ class Resize(models.Model):
             self.delete()
 
 
+@transaction.atomic
+def drop_orders(server: Server) -> None:
+    """Of a server that was to be deleted instead, and cannot be."""
+    for rebuild in Rebuild.objects.select_related("blob").filter(server=server):
+        rebuild.delete()
+        if rebuild.blob:
+            rebuild.blob.release()
+    for resize in Resize.objects.filter(server=server):
+        resize.delete()
+        Server.objects.filter(pk=server.pk).update(flavor=resize.before)
+
+
 def why_not_resize(server: Server, flavor: Flavor) -> str:
     """Why the server cannot have the flavor, as a sentence; empty if it can."""
     if flavor == server.flavor:

@@ -231,7 +231,8 @@ class ImageSchedule(models.Model):
         Image.objects.select_for_update().filter(pk=image.pk).first()
         _lock(self.server)
         is_going_on = ImageSchedule.objects.filter(pk=self.pk).exists()
-        if is_going_on and not image.servers.exclude(task="").exists():
+        is_awaited = image.servers.exclude(task="").exists() or image.rebuilds.exists()
+        if is_going_on and not is_awaited:
             self._record(What.OLD_IMAGE_DELETED, note=image.name, image=image)
             image.delete_unshared()
 

@@ -1,6 +1,7 @@
 """Another disk and another size, from the click to the settled row."""
 
 from dataclasses import replace
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -10,6 +11,7 @@ from django.urls import reverse
 from accounts.models import QuotaReached
 from accounts.permissions import Role
 from images.models import Blob
+from images.stores import BlobGone
 from servers import tasks
 from servers.compute.base import ComputeError, NoCapacity, PowerState, ServerBusy
 from servers.models import (
@@ -30,6 +32,7 @@ from tests.factories import (
     UserFactory,
 )
 from tests.limits import limited
+from tests.servers import fakes
 from tests.servers.factories import FlavorFactory, ServerFactory
 from tests.servers.fakes import FakeComputeMixin
 
@@ -223,6 +226,34 @@ class RebuildTests(ChangeTestCase):
         assert self.compute.power[self.server.pk] is PowerState.RUNNING
         assert self.state() == ("ACTIVE", "")
 
+    def test_it_mends_a_server_whose_own_image_is_lost(self):
+        lost = self.row().blob.digest
+
+        def path(digest):
+            if digest == lost:
+                raise BlobGone("The image file is gone.", digest)
+            return Path("/images") / digest
+
+        self.order()
+        with mock.patch.object(fakes.FakeStore, "path", side_effect=path):
+            self.work()
+        assert self.state() == ("ACTIVE", "")
+        assert self.row().image == self.image
+
+    def test_a_deletion_that_fails_leaves_no_order_behind(self):
+        self.order()
+        self.row().delete_later(by=self.bob)
+        blob = self.image.blob
+        self.image.delete_with_shares(by=self.alice)
+        self.compute.trouble = ComputeError("The disk is busy.")
+        tasks.delete(server_id=str(self.server.pk))
+        assert self.state() == ("ERROR", "")
+        assert not Rebuild.objects.exists()
+        assert not Blob.objects.filter(pk=blob.pk).exists()
+        self.order(self.base)
+        self.work()
+        assert self.state() == ("ACTIVE", "")
+
     def test_a_busy_server_is_tried_again(self):
         self.order()
         self.compute.trouble = ServerBusy("It is being detached.")
@@ -273,6 +304,15 @@ class ResizeTests(ChangeTestCase):
         self.work()
         assert self.state() == ("SHUTOFF", "")
         assert self.row().flavor == self.large
+
+    def test_a_deletion_that_fails_leaves_no_order_behind(self):
+        self.order(self.large)
+        self.row().delete_later(by=self.bob)
+        self.compute.trouble = ComputeError("The disk is busy.")
+        tasks.delete(server_id=str(self.server.pk))
+        assert self.state() == ("ERROR", "")
+        assert self.row().flavor == self.small
+        assert not Resize.objects.exists()
 
     def test_memory_may_be_less_and_the_disk_may_not(self):
         lean = FlavorFactory.create(id="lean", ram_mb=256, disk_gb=10)

@@ -13,7 +13,14 @@ from images.models import Image
 from images.stores import StoreError, StoreFull
 from images.tasks import MOST_ATTEMPTS
 from servers import schedules, snapshots, tasks
-from servers.models import ImageSchedule, Server, ServerConflict, ServerEvent, What
+from servers.models import (
+    ImageSchedule,
+    Rebuild,
+    Server,
+    ServerConflict,
+    ServerEvent,
+    What,
+)
 from sharing.models import ImageShare
 from tests.factories import (
     AccountFactory,
@@ -436,6 +443,20 @@ class RetentionTests(ScheduleTestCase):
         other.refresh_from_db()
         assert (other.status, other.image_id) == ("ACTIVE", None)
         assert self.store.verify(other.blob.digest)
+
+    def test_so_does_what_a_server_is_to_be_rebuilt_from(self):
+        self.schedule(keep=1)
+        self.run_days(0)
+        [image] = self.made()
+        other = ServerFactory.create(account=self.beta, active=True)
+        Rebuild.order(other, image, password_hash="$6$", by=self.bob)
+        schedules.make_due(MIDNIGHT + DAY + 2 * HOUR)
+        self.run_snapshot()
+        self.save(self.made()[-1])
+        assert self.days() == [24, 25]
+        work()
+        other.refresh_from_db()
+        assert (other.status, other.image_uuid) == ("ACTIVE", image.pk)
 
     def test_the_job_of_an_earlier_image_deletes_nothing_newer(self):
         self.schedule(keep=1)

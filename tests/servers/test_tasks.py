@@ -11,6 +11,7 @@ from servers import tasks, watching
 from servers.compute.base import (
     ComputeError,
     ComputeUnavailable,
+    Observed,
     PowerState,
     ServerBusy,
 )
@@ -46,6 +47,16 @@ class BuildTests(TaskTestCase):
         spec = self.compute.specs[server.pk]
         assert spec.public_keys == (ED25519,)
         assert spec.image.format == "qcow2"
+
+    def test_one_that_has_ended_before_the_first_look_can_be_started(self):
+        server = ServerFactory.create(account=self.beta)
+        ended = Observed(power_state=PowerState.SHUTDOWN, reason="x" * 600)
+        with mock.patch.object(self.compute, "spawn", return_value=ended):
+            assert self.run_job(tasks.build, server) == ("SHUTOFF", "")
+        assert server.reason == "x" * 500
+        self.compute.power[server.pk] = PowerState.SHUTDOWN
+        server.power_on(by=self.bob)
+        assert self.run_job(tasks.power_on, server) == ("ACTIVE", "")
 
     def test_a_job_that_runs_again_changes_nothing(self):
         server = self.active()

@@ -1,3 +1,4 @@
+import errno
 import os
 import shutil
 import socket
@@ -17,8 +18,10 @@ from servers.compute.base import (
     NoCapacity,
     PowerState,
     ServerBusy,
+    ServerNotFound,
     StartFailed,
 )
+from servers.compute.folder import ServerFolder
 from servers.compute.qemu import QemuCompute
 from tests.servers.compute import guest
 from tests.servers.compute.region import (
@@ -205,6 +208,33 @@ class LimitTests(ServerTestCase):
 
         assert answers.count(PowerState.RUNNING) == 1
         assert answers.count("full") == 2
+
+    def test_a_deletion_beside_it_is_no_trouble_of_its_own(self):
+        gone = self.spawn()
+        usual = ServerFolder.state
+
+        def state(folder):
+            if folder.id == gone.id:  # since the list of folders was read
+                raise ServerNotFound("The region does not know this server.")
+            return usual(folder)
+
+        with mock.patch.object(ServerFolder, "state", state):
+            self.spawn()
+
+    def test_a_host_that_fails_is_told_before_there_is_a_folder_and_after(self):
+        spec = self.spawn()
+        self.compute.power_off(spec.id)
+        fault = OSError(errno.EIO, "Input/output error")
+        with (
+            mock.patch.object(ServerFolder, "create", side_effect=fault),
+            pytest.raises(ComputeError, match="host has failed"),
+        ):
+            self.compute.spawn(self.spec())
+        with (
+            mock.patch("servers.compute.process.kill_strays", side_effect=fault),
+            pytest.raises(ComputeError, match="host has failed"),
+        ):
+            self.compute.destroy(spec.id)
 
     def test_the_range_of_ports(self):
         with socket.socket() as probe:
