@@ -2,8 +2,8 @@
 # into .venv, and missing system packages through apt, where that is allowed.
 
 PYTHON_DIRS := accounts bench chaos controlpanel images servers sharing tests tools manage.py
-# One more than there are cores, as a test that boots a server often waits.
-PYTEST_WORKERS ?= $(shell echo $$(($$(nproc) + 1)))
+# More than there are cores, as a test that boots a server or asks a browser often waits.
+PYTEST_WORKERS ?= $(shell echo $$(($$(nproc) + 2)))
 SPREAD := -n $(PYTEST_WORKERS) --maxprocesses 4 --dist worksteal
 # Settings as in production, for the checks.
 CHECK_ENV := SECRET_KEY=only-for-the-checks-0123456789-abcdefghij-klmnopqrstuvwxyz \

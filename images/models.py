@@ -394,8 +394,10 @@ class Image(models.Model):
         blob = Blob.objects.keep(backend, stored)
         # Nobody can tell kinds of raw data apart, so there the owner's word counts.
         declared = self.disk_format if stored.disk_format == "raw" else ""
-        if self.owner and blob.size > self.size:
-            self.owner.make_room({Quota.IMAGE_BYTES: blob.size - self.size})
+        counted = Image.objects.filter(pk=self.pk).values_list("size", flat=True)
+        more = blob.size - next(iter(counted), blob.size)
+        if self.owner and more > 0:
+            self.owner.make_room({Quota.IMAGE_BYTES: more})
         self._move(
             self.Status.ACTIVE,
             {self.Status.QUEUED, self.Status.SAVING},
