@@ -52,8 +52,8 @@ chaos: set-up chaos-packages
 # Without a Chromium the browser's tests fail here; elsewhere they are skipped.
 test: export REQUIRE_BROWSER ?= true
 test: set-up test-packages lint types check
-	pytest --cov --cov-report=term $(SPREAD) -m "not no_cover" $(ARGS)
-	pytest $(SPREAD) -m no_cover $(ARGS)
+	pytest --create-db --reuse-db --cov --cov-report=term $(SPREAD) -m "not no_cover" $(ARGS)
+	pytest --reuse-db $(SPREAD) -m no_cover $(ARGS)
 
 lint: set-up
 	ruff check .
