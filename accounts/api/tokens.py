@@ -22,7 +22,6 @@ router = Router(tags=["Tokens"])
 
 # Sign-ins from one address, in one web process: each costs a slow hash.
 SIGN_INS_PER_MINUTE = 60
-LONGEST_NAME = 150  # of a user
 REFUSED = "The request you have made requires authentication."
 LOCKED = (
     "Too many failed attempts with this username from this place. Wait {} minutes; "
@@ -196,8 +195,8 @@ def _by_password(request: HttpRequest, auth: AuthIn) -> Token:
         raise BadRequest("Expecting to find user and password in the method password.")
     password = given.user.password.get_secret_value()
     username = _username(given.user)
-    if len(username) > LONGEST_NAME:
-        raise Fault(401, REFUSED)
+    if len(username) > (User._meta.get_field("username").max_length or 0):
+        raise Fault(401, REFUSED)  # nobody's, and too long to be counted
     # A name that nobody has costs as much as one that somebody has.
     user = authenticate(request, username=username, password=password)
     if getattr(request, "axes_locked_out", False):

@@ -165,6 +165,7 @@ class Account(models.Model):
     def is_suspended(self) -> bool:
         return self.status == self.Status.SUSPENDED
 
+    @transaction.atomic
     def suspend(self) -> None:
         """Refuse its users, and new servers from its images; nothing is lost.
 
@@ -227,6 +228,7 @@ class Account(models.Model):
         }[quota]
         return quota.default if own is None else own
 
+    @transaction.atomic
     def grant(self, role: Role, *, to: User) -> None:
         assign_perm(role, to, self)
         self._end_tokens(to)

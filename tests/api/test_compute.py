@@ -352,5 +352,5 @@ class RestTests(ComputeTestCase):
                 assert response.status_code == 400
 
     def test_a_region_that_is_none_has_nothing(self):
-        response = self.api("GET", "/compute/XXX/v2.1/servers", token=self.plain)
+        response = self.api("GET", "/compute/ZZZ/v2.1/servers", token=self.plain)
         assert response.status_code == 404

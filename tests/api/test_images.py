@@ -21,7 +21,7 @@ class DiscoveryTests(ImagesTestCase):
                 assert href == "http://testserver/image/IAD/v2/"
 
     def test_a_region_that_there_is_not_has_no_versions(self):
-        for region in ("XXX", "%00"):
+        for region in ("ZZZ", "%00"):
             assert self.client.get(f"/image/{region}").status_code == 404
 
     def test_import_is_of_staged_data_alone(self):

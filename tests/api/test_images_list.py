@@ -224,6 +224,6 @@ class ListTests(ImagesTestCase):
         assert "cloudImages:observer" in answer.json()["message"]
 
     def test_a_region_that_there_is_not_is_not_found(self):
-        answer = self.call("GET", "/image/XXX/v2/images")
+        answer = self.call("GET", "/image/ZZZ/v2/images")
         assert answer.status_code == 404
         assert self.client.get(f"{V2}/images").status_code == 401

@@ -170,9 +170,10 @@ def _save_and_share(base_images: list[Image], path: Path) -> None:
     """Give Acme saved images, and offer some to Beta."""
     base = {image.region_id: image for image in base_images}
     store, upload_id = store_for("local"), uuid4()
-    with tempfile.TemporaryDirectory() as folder:
-        stored = store.import_file(_as_another(path, Path(folder)), upload_id=upload_id)
     try:
+        with tempfile.TemporaryDirectory() as folder:
+            other = _as_another(path, Path(folder))
+            stored = store.import_file(other, upload_id=upload_id)
         with transaction.atomic():
             _share(
                 {each: _save(each, base[each.region], stored) for each in SAVED_IMAGES}
