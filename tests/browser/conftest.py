@@ -4,6 +4,7 @@ REQUIRE_BROWSER=true makes that a failure."""
 import os
 import shutil
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -93,4 +94,15 @@ def visit(live_server, browser, transactional_db):
     yield visit
     for visitor in visitors:
         visitor.leave()
+    _wait_for_answers()
     assert [fault for visitor in visitors for fault in visitor.faults] == []
+
+
+def _wait_for_answers():
+    """A page asks for more when its visitor is gone already. Answered after the tables
+    are emptied, that would write into the next test; answered meanwhile, it deadlocks.
+    """
+    for thread in threading.enumerate():
+        if "process_request_thread" in thread.name:
+            thread.join(SECONDS)
+            assert not thread.is_alive(), "the live server still answers"
