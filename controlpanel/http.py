@@ -1,4 +1,5 @@
 from typing import Any
+from uuid import UUID
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
@@ -25,6 +26,15 @@ class TooMany(Exception):
 def text_of(request: HttpRequest, name: str) -> str:
     """A text of the URL's query, without the one character PostgreSQL keeps none of."""
     return request.GET.get(name, "").replace("\0", "")
+
+
+def uuid_of(request: HttpRequest, name: str) -> UUID | None:
+    """A UUID of the URL's query; for odd text one that nothing has."""
+    text = request.GET.get(name)
+    try:
+        return UUID(text) if text else None
+    except ValueError:
+        return UUID(int=0)
 
 
 def wants_partial(request: HtmxRequest) -> bool:

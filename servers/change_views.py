@@ -74,6 +74,7 @@ def _choose(
 ) -> HttpResponse:
     """The page with the images of the server's region; its own is chosen at first."""
     reread(server, "status", "task")
+    part = "deed" if request.GET.get("part") == "deed" else "image-choice"
     asked = form["image"].value() if form.is_bound else request.GET.get("image")
     chosen = _bootable(request, asked or server.image_id)
     context = {
@@ -87,7 +88,7 @@ def _choose(
         request,
         "servers/rebuild.html",
         context,
-        partial="order" if form.is_bound else "image-choice",
+        partial="order" if form.is_bound else part,
         status=status,
     )
 

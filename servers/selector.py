@@ -8,7 +8,6 @@ from functools import cached_property
 from urllib.parse import urlencode
 from uuid import UUID
 
-from django.contrib import messages
 from django.db import models
 from django.db.models import QuerySet, Value
 from django.db.models.fields.tuple_lookups import Tuple, TupleGreaterThan
@@ -16,6 +15,7 @@ from django.db.models.fields.tuple_lookups import Tuple, TupleGreaterThan
 from accounts.access import AccountRequest
 from accounts.models import Account, Region
 from controlpanel.figures import size_text
+from controlpanel.http import uuid_of
 from images.listing import pattern_of
 from images.models import Image
 
@@ -179,17 +179,9 @@ def selector_of(
         region=region,
         tab=tab,
         search=request.GET.get("q", "").replace("\0", "").strip()[:255],
-        after=_page_key(request),
+        after=uuid_of(request, "after"),
         chosen=chosen,
     )
-
-
-def _page_key(request: AccountRequest) -> UUID | None:
-    try:
-        return UUID(request.GET["after"]) if request.GET.get("after") else None
-    except ValueError:
-        messages.warning(request, "That page is gone: this is the first one.")
-        return None
 
 
 def _capped(count: int) -> str:

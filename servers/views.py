@@ -19,7 +19,7 @@ from django.views.decorators.http import (
 from accounts.access import AccountRequest, link, requires
 from accounts.models import Quota, QuotaReached
 from accounts.permissions import Capability
-from controlpanel.http import leave_for, render_page, wants_partial
+from controlpanel.http import leave_for, render_page, uuid_of, wants_partial
 from images.models import Image
 from images.stores import StoreError
 from servers.compute.backends import compute_for
@@ -45,7 +45,7 @@ FRESH = 5
 @requires(Capability.VIEW_SERVERS)
 def server_list(request: AccountRequest) -> HttpResponse:
     servers = own(request).in_region(request.region)
-    after = _page_key(request)
+    after = uuid_of(request, "after")
     if after:
         last = servers.filter(pk=after).values_list("created_at", "pk").first()
         if last:
@@ -264,15 +264,6 @@ def _schedule_of(server: Server) -> dict[str, Any]:
         "why_no_image": schedule.reason or (last.status_reason if last else ""),
         "kept": list(schedule.images_kept()),
     }
-
-
-def _page_key(request: AccountRequest) -> UUID | None:
-    """The server after which the page begins; odd text is a page that is gone."""
-    text = request.GET.get("after")
-    try:
-        return UUID(text) if text else None
-    except ValueError:
-        return UUID(int=0)
 
 
 def _gone(

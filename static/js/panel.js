@@ -204,9 +204,13 @@
   document.addEventListener("htmx:beforeRequest", (event) => {
     if (!isQuiet(event)) $("#problems")?.replaceChildren();
   });
-  // A poll must not close an open menu: the news wait until it is closed, and no item moves under the hand.
+  // News must not close an open menu: they wait until it is closed, and no item moves under the hand.
   document.addEventListener("htmx:beforeSwap", (event) => {
-    if (isQuiet(event) && $(":popover-open", event.target)) event.detail.shouldSwap = false;
+    const asker = event.detail.requestConfig.elt;
+    const menu = asker.closest("[data-quiet]") && $(":popover-open", event.target);
+    if (!menu) return;
+    event.detail.shouldSwap = false;
+    menu.addEventListener("toggle", () => asker.dispatchEvent(new Event("menu-closed")), { once: true });
   });
   // A poll must not take a half-filled form away when the session has ended.
   document.addEventListener("htmx:beforeOnLoad", (event) => {

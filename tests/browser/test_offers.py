@@ -120,6 +120,32 @@ class NotificationTests:
         expect(bob.header_count).to_contain_text("1 offer")
 
 
+def test_the_list_that_an_answer_brings_waits_for_an_open_menu(bob, cast, offer):
+    own = ImageFactory.create(owner=cast.beta, name="our own")
+    page = bob.go(cast.beta)
+    held = []
+
+    def hold(route):
+        held.append(route)
+
+    page.route("**/images/", hold)
+    bob.review(cast.image)
+    bob.button("Accept").click()
+    expect(bob.dialog).to_be_hidden()
+    page.get_by_role("button", name=f"Actions for {own.name}").click()
+    menu = page.locator(".menu:popover-open")
+    expect(menu).to_be_visible()
+    with page.expect_response("**/images/"):
+        held.pop().continue_()
+    page.unroute("**/images/")
+
+    page.wait_for_load_state("networkidle")
+    expect(menu).to_be_visible()
+    expect(bob.row(cast.image.name)).to_have_count(0)
+    page.keyboard.press("Escape")
+    expect_to_be_listed(bob, cast.image)
+
+
 @pytest.mark.parametrize("place", [SAVED_IMAGES, CREATE_SERVER])
 class AnswerTests:
     def test_accept(self, bob, cast, offer, place):

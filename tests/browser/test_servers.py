@@ -167,6 +167,19 @@ def test_another_image_is_chosen_for_a_server(cast, bob):
     expect(page.get_by_role("heading", name="web-1 is being rebuilt")).to_be_visible()
 
 
+def test_a_server_can_be_rebuilt_as_soon_as_it_is_let_alone(cast, bob):
+    server = ServerFactory.create(account=cast.beta, name="web-1", active=True)
+    server.power_off(by=cast.bob)
+    page = bob.go(cast.beta, f"servers/{server.pk}/rebuild/")
+    rebuild = page.get_by_role("button", name="Rebuild")
+    expect(rebuild).to_be_disabled()
+    page.get_by_label("I know that all data").check()
+    tasks.power_off(server_id=str(server.pk))
+
+    expect(rebuild).to_be_enabled()
+    expect(page.get_by_label("I know that all data")).to_be_checked()
+
+
 def test_a_deed_that_comes_too_late_says_so_in_the_dialog(cast, bob):
     server = ServerFactory.create(account=cast.beta, name="web-1", active=True)
     bob.go(cast.beta, f"servers/{server.pk}/")

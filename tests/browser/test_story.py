@@ -129,8 +129,6 @@ def test_production_keeps_what_the_test_account_takes_back(visit, cast):
     paul.review(image)
     paul.button("Accept").click()
     expect(paul.row("web golden")).to_contain_text("Shared Image")
-    # Else the list that the answer brings may close the menu that is being opened.
-    paul.go(cast.production)
     paul.choose_from_gear(image, "Create Server with Image")
     create_server(paul, "web-1")
     server = Server.objects.get(name="web-1")
