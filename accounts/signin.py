@@ -8,6 +8,7 @@ from django.contrib import auth
 from django.contrib.auth import middleware
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.contrib.auth.models import AnonymousUser
+from django.contrib.auth.signals import user_login_failed
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
@@ -51,6 +52,18 @@ def locked_out(
     response = render(request, "429.html", context, status=429)
     response["Retry-After"] = str(seconds)
     return response
+
+
+def count_failure(request: HttpRequest, username: str) -> None:
+    """Another failed attempt with this username from there, for axes as well."""
+    user_login_failed.send(
+        sender=__name__, credentials={"username": username}, request=request
+    )
+
+
+def answer_for_axes(request: HttpRequest) -> None:
+    """Whoever asks has an answer of their own, in place of that of axes' middleware."""
+    request.axes_locked_out = False  # type: ignore[attr-defined]
 
 
 class AuthenticationMiddleware(middleware.AuthenticationMiddleware):

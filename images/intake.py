@@ -4,8 +4,8 @@
     stage, import: start_staging, receive, note_staged; start_saving, check
 
 Whatever goes wrong before the hand-over leaves the image waiting for data again, and
-no file. After a kill the worker sees to that: what is `saving` fails with a reason, and
-what is being staged waits again (images.reconciling).
+no file. After a kill the worker sees to that (images.reconciling); there, what has been
+staged stays, and only its import has to be asked for again.
 """
 
 from __future__ import annotations

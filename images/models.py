@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from datetime import datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
@@ -151,6 +152,21 @@ class ImageQuerySet(models.QuerySet["Image"]):
         accepted = account.received_shares.accepted().values("image")
         return self.bootable().filter(
             Q(owner=None) | Q(owner=account) | Q(pk__in=accepted)
+        )
+
+    def awaiting_upload(self) -> ImageQuerySet:
+        """Images for which the store has data, or is being sent some."""
+        saving = Q(status=Image.Status.SAVING)
+        return self.filter(saving | Q(status=Image.Status.QUEUED, staged=True))
+
+    def cut_off(self, *, since: datetime) -> ImageQuerySet:
+        """Images whose data was coming, or was looked at, when the process that did it
+        went away: it has not beaten since then, and has handed nothing over.
+        """
+        return self.awaiting_upload().filter(
+            Q(status=Image.Status.SAVING, uploaded_format="") | Q(staged=True, size=0),
+            origin=Image.Origin.UPLOAD,
+            updated_at__lt=since,
         )
 
     @transaction.atomic
@@ -307,6 +323,12 @@ class Image(models.Model):
                     ("name", "name"),
                     ("size", "size"),
                 )
+            ),
+            # Few at any time, looked for every five minutes.
+            models.Index(
+                fields=["updated_at"],
+                condition=Q(status__in=["queued", "saving"]),
+                name="images_on_their_way",
             ),
             GinIndex(
                 F("owner"),
@@ -479,9 +501,12 @@ class Image(models.Model):
         """The data did not come, or was not taken: the owner may send other data."""
         waiting = {self.Status.QUEUED, self.Status.SAVING}
         nothing: dict[str, Any] = {"size": 0, "virtual_size": 0, "progress": 0}
-        self._move(
-            self.Status.QUEUED, waiting, staged=False, unbootable_reason="", **nothing
-        )
+        nothing |= {"uploaded_format": "", "unbootable_reason": ""}
+        self._move(self.Status.QUEUED, waiting, staged=False, **nothing)
+
+    def await_import_again(self) -> None:
+        """What was staged was not taken in: the owner may ask for it once more."""
+        self._move(self.Status.QUEUED, {self.Status.SAVING}, staged=True)
 
     def fail(self, reason: str) -> None:
         """The data is of no use; the reason is a sentence for the user."""
@@ -568,6 +593,8 @@ class Image(models.Model):
 
 
 SWITCHED_OFF = "Its owner has deactivated it."
+# Why an image fails whose disk does not fit into the quota: then the limit follows.
+GREW = "Its disk takes more room than its file."
 PRIVATE = (
     "The image is private: it can be shared once its visibility is set to shared "
     "through the Cloud Images API."

@@ -13,13 +13,13 @@ from datetime import datetime, timedelta
 from functools import partial
 from uuid import UUID
 
-from django.db.models import Q
+from django.db import transaction
 from procrastinate.contrib.django.models import ProcrastinateJob
 
 from accounts.models import Region
 from controlpanel.http import Conflict
 from controlpanel.jobs import IMAGES, defer_for
-from images.models import Blob, Image
+from images.models import Blob, Image, ImageConflict
 from images.stores import BlobGone, ImageStore, StoreError, store_for
 
 log = logging.getLogger("panel.images")
@@ -66,7 +66,7 @@ def all_findings(
             yield from images_with_damaged_file(backend, store)
     yield from blobs_nobody_uses(before=before)
     yield from images_without_job(stale=stale)
-    yield from stagings_cut_off(before=before)
+    yield from images_cut_off(stale=stale)
 
 
 def mend(finding: Finding) -> bool:
@@ -85,15 +85,14 @@ def mend(finding: Finding) -> bool:
 
 
 def uploads_nobody_awaits(store: ImageStore, *, before: datetime) -> Iterator[Finding]:
-    waiting = Q(status=Image.Status.SAVING) | Q(status=Image.Status.QUEUED, staged=True)
     for upload in store.uploads():
-        awaited = Image.objects.filter(waiting, pk=upload.upload_id)
+        awaited = Image.objects.awaiting_upload().filter(pk=upload.upload_id)
         if upload.changed_at < before and not awaited.exists():
             yield Finding(
                 kind="upload nobody awaits",
                 subject=str(upload.upload_id),
                 sentence="An uploaded file that no image waits for.",
-                mend=partial(store.discard, upload.upload_id),
+                mend=partial(_discard_unawaited, store, upload.upload_id),
             )
 
 
@@ -193,7 +192,7 @@ def images_without_job(*, stale: datetime) -> Iterator[Finding]:
         status=Image.Status.SAVING,
         origin=Image.Origin.UPLOAD,
         updated_at__lt=stale,
-    )
+    ).exclude(uploaded_format="")
     for image in waiting:
         if not has_job(image_id=image.pk):
             yield Finding(
@@ -204,19 +203,40 @@ def images_without_job(*, stale: datetime) -> Iterator[Finding]:
             )
 
 
-def stagings_cut_off(*, before: datetime) -> Iterator[Finding]:
-    """Images whose data was coming when the web process went away: nobody beats for
-    them any more (images.intake), and their size has never been told."""
-    cut_off = Image.objects.filter(
-        status=Image.Status.QUEUED, staged=True, size=0, updated_at__lt=before
-    )
-    for image in cut_off:
+def images_cut_off(*, stale: datetime) -> Iterator[Finding]:
+    """Images whose data does not come any more: the web process that took it was
+    killed (images.intake)."""
+    for image in Image.objects.cut_off(since=stale):
         yield Finding(
             kind="data that was cut off",
             subject=str(image.pk),
-            sentence=f"{image}: the data that was being staged does not come any more.",
-            mend=image.await_data_again,
+            sentence=f"{image}: its data was cut off, and does not come any more.",
+            mend=partial(_begin_anew, image.pk, stale),
         )
+
+
+@transaction.atomic
+def _begin_anew(image_id: UUID, stale: datetime) -> None:
+    """Have the image wait for its data, or for the import, as before."""
+    # Locked, so that other data comes only when this is gone.
+    locked = Image.objects.cut_off(since=stale).select_for_update()
+    image = locked.filter(pk=image_id).first()
+    if image is None:
+        raise ImageConflict("It has changed or was deleted in the meantime.")
+    if image.size:  # known, so all of it has been staged
+        image.await_import_again()
+    else:
+        discard_everywhere(image.pk)
+        image.await_data_again()
+
+
+@transaction.atomic
+def _discard_unawaited(store: ImageStore, upload_id: UUID) -> None:
+    # Locked, so that nothing new comes for it meanwhile.
+    image = Image.objects.select_for_update().filter(pk=upload_id).first()
+    if image and Image.objects.awaiting_upload().filter(pk=image.pk).exists():
+        raise ImageConflict(f"The data of {image} is awaited in the meantime.")
+    store.discard(upload_id)
 
 
 def defer_admit(image: Image) -> None:

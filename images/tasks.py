@@ -19,10 +19,11 @@ from procrastinate.contrib.django import app as jobs
 from accounts.models import QuotaReached
 from controlpanel.jobs import HOUSEKEEPING, IMAGES, LONG, ONLY_IF_INTERRUPTED, Again
 from images import reconciling
-from images.models import Blob, Image, ImageConflict
+from images.models import GREW, Blob, Image, ImageConflict
 from images.reconciling import (
     STALE_AFTER,
     discard_everywhere,
+    images_cut_off,
     images_with_damaged_file,
     images_with_file_again,
     images_without_job,
@@ -101,9 +102,7 @@ def _admit(
         store.discard(image.pk)
         remove_file.defer(backend=image.region.backend, digest=stored.digest)
         if isinstance(problem, QuotaReached):
-            raise Refused(
-                f"Its disk takes more room than its file. {problem}"
-            ) from None
+            raise Refused(f"{GREW} {problem}") from None
 
 
 def _in_steps(show: Callable[[int], object], first: int) -> Callable[[int], None]:
@@ -136,8 +135,9 @@ def remove_file(backend: str, digest: str) -> None:
 @jobs.periodic(cron="*/5 * * * *")
 @jobs.task(queue=HOUSEKEEPING, queueing_lock="images-resume", retry=ONLY_IF_INTERRUPTED)
 def resume_stale(timestamp: int) -> None:
-    """Take up uploads that no job has moved on for a while."""
-    for finding in images_without_job(stale=timezone.now() - STALE_AFTER):
+    """Take up uploads that no process and no job has moved on for a while."""
+    stale = timezone.now() - STALE_AFTER
+    for finding in (*images_without_job(stale=stale), *images_cut_off(stale=stale)):
         mend(finding)
 
 

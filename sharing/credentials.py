@@ -12,7 +12,6 @@ from axes.handlers.proxy import AxesProxyHandler
 from axes.models import AccessAttempt
 from django.conf import settings
 from django.contrib.auth import authenticate
-from django.contrib.auth.signals import user_login_failed
 from django.core import signing
 from django.db.models import Exists, OuterRef, Sum
 from django.http import HttpRequest
@@ -21,6 +20,7 @@ from django.views.decorators.debug import sensitive_variables
 
 from accounts.models import Account, LimitUse, RoleGrant, User
 from accounts.permissions import Capability, roles_giving
+from accounts.signin import answer_for_axes, count_failure
 from images.models import Image
 
 REFUSED = (
@@ -85,7 +85,9 @@ def check(
     # Asked for nobody as well, so that a wrong password takes as long.
     accounts = accounts_answered_by(user or User(pk=0), but=account)
     if user and not accounts:
-        _count_failure(request, username)
+        # A right password that opens nothing counts as a wrong one.
+        count_failure(request, username)
+        answer_for_axes(request)
     if user is None or not accounts:
         raise CredentialRefused
     return Access(user, accounts)
@@ -97,7 +99,7 @@ def _authenticate(request: HttpRequest, username: str, password: str) -> User | 
         User().set_password(password)  # as long as a check takes
         return None
     user = authenticate(request, username=username, password=password)
-    _keep_quiet(request)
+    answer_for_axes(request)
     return user if isinstance(user, User) else None
 
 
@@ -107,19 +109,6 @@ def _is_locked(request: HttpRequest, username: str) -> bool:
     failures = attempts.aggregate(sum=Sum("failures_since_start"))["sum"] or 0
     allowed = AxesProxyHandler.is_allowed(request, {"username": username})
     return failures >= MOST_FAILURES or not allowed
-
-
-def _count_failure(request: HttpRequest, username: str) -> None:
-    """A right password that opens nothing counts as a wrong one, for axes too."""
-    user_login_failed.send(
-        sender=__name__, credentials={"username": username}, request=request
-    )
-    _keep_quiet(request)
-
-
-def _keep_quiet(request: HttpRequest) -> None:
-    """Else the middleware of axes would answer in place of the dialog."""
-    request.axes_locked_out = False  # type: ignore[attr-defined]
 
 
 def sign_access(access: Access, *, image: Image, by: User) -> str:

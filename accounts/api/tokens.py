@@ -3,6 +3,7 @@
 from typing import Any
 from uuid import UUID
 
+from axes.handlers.proxy import AxesProxyHandler
 from django.conf import settings
 from django.contrib.auth import authenticate
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -13,7 +14,7 @@ from pydantic import Field, SecretStr
 from accounts.api.bodies import DOMAIN, token_body
 from accounts.api.gate import ApiRequest
 from accounts.models import Account, ApplicationCredential, Caller, Token, User
-from accounts.signin import client_address
+from accounts.signin import answer_for_axes, client_address, count_failure
 from controlpanel.api import rates
 from controlpanel.api.describe import Parameters, describe
 from controlpanel.api.faults import BadRequest, Fault, NotFound
@@ -193,19 +194,40 @@ def _by_password(request: HttpRequest, auth: AuthIn) -> Token:
     given = auth.identity.password
     if given is None or given.user.password is None:
         raise BadRequest("Expecting to find user and password in the method password.")
-    password = given.user.password.get_secret_value()
-    username = _username(given.user)
-    if len(username) > (User._meta.get_field("username").max_length or 0):
-        raise Fault(401, REFUSED)  # nobody's, and too long to be counted
-    # A name that nobody has costs as much as one that somebody has.
+    user = _authenticate(request, given.user, given.user.password.get_secret_value())
+    if user is None or not _is_default(given.user.domain):
+        raise Fault(401, REFUSED)
+    return Token.objects.issue(user, _scope(user, auth.scope), methods=["password"])
+
+
+@sensitive_variables()
+def _authenticate(request: HttpRequest, given: UserIn, password: str) -> User | None:
+    """A name or an ID that nobody has costs as much as one that somebody has.
+
+    Failures by ID count for the username, and for the ID, which alone decides of 429:
+    else the answer would tell which IDs there are, and whose name is locked out.
+    """
+    username, counted = _username(given), _counted_as(given)
+    if len(counted) > (User._meta.get_field("username").max_length or 0):
+        return None  # nobody's, and too long to be counted
+    _insist_on_patience(request, counted)
     user = authenticate(request, username=username, password=password)
-    if getattr(request, "axes_locked_out", False):
+    if isinstance(user, User):
+        return user
+    if counted != username:
+        if not AxesProxyHandler.is_allowed(request, {"username": username}):
+            User().set_password(password)  # as long as a check takes
+        count_failure(request, counted)
+    answer_for_axes(request)
+    _insist_on_patience(request, counted)
+    return None
+
+
+def _insist_on_patience(request: HttpRequest, username: str) -> None:
+    if not AxesProxyHandler.is_allowed(request, {"username": username}):
         seconds = round(settings.AXES_COOLOFF_TIME.total_seconds())
         sentence = LOCKED.format(seconds // 60)
         raise Fault(429, sentence, Retry_After=str(seconds))
-    if not isinstance(user, User) or not _is_default(given.user.domain):
-        raise Fault(401, REFUSED)
-    return Token.objects.issue(user, _scope(user, auth.scope), methods=["password"])
 
 
 def _by_token(auth: AuthIn) -> Token:
@@ -275,11 +297,15 @@ def _credential(given: CredentialIn) -> ApplicationCredential | None:
 def _username(user: UserIn) -> str:
     if user.id is None:
         return _text(user.name or "")
-    known = user.id.isascii() and user.id.isdigit() and len(user.id) < 10
-    found = User.objects.filter(pk=int(user.id)).first() if known else None
-    # No username has a space. Failures are counted for this ID alone, as for one that
-    # somebody has: else the answer would tell which IDs there are.
-    return found.get_username() if found else f"id {_text(user.id)}"
+    is_one = user.id.isascii() and user.id.isdigit() and len(user.id) < 10
+    is_one = is_one and not user.id.startswith("0")
+    found = User.objects.filter(pk=int(user.id)).first() if is_one else None
+    return found.get_username() if found else _counted_as(user)
+
+
+def _counted_as(user: UserIn) -> str:
+    # No username has a space.
+    return _text(user.name or "") if user.id is None else f"id {_text(user.id)}"
 
 
 def _scope(user: User, scope: ScopeIn | str | None) -> Account | None:

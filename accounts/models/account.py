@@ -174,8 +174,11 @@ class Account(models.Model):
         self._set_status(self.Status.SUSPENDED)
         self.tokens.all().delete()
 
+    @transaction.atomic
     def reinstate(self) -> None:
         self._set_status(self.Status.ACTIVE)
+        # Given out by a request that had read the account before it was suspended.
+        self.tokens.all().delete()
 
     def _set_status(self, status: Status) -> None:
         Account.objects.filter(pk=self.pk).update(status=status)
@@ -243,8 +246,8 @@ class Account(models.Model):
         self._end_tokens(of)
 
     def _end_tokens(self, user: User) -> None:
-        """Those for this account, and those that can still become one for it."""
-        ended = models.Q(account=self) | models.Q(account=None)
+        """Those for this account, and those from which others can be made for it."""
+        ended = models.Q(account=self) | models.Q(credential=None)
         user.tokens.filter(ended).delete()
 
     @transaction.atomic
@@ -366,9 +369,12 @@ class User(AbstractUser):
         self.end_sessions()
         self.tokens.all().delete()
 
+    @transaction.atomic
     def reactivate(self) -> None:
         User.objects.filter(pk=self.pk).update(is_active=True)
         self.is_active = True
+        # Given out by a request that had read the user before it was deactivated.
+        self.tokens.all().delete()
 
     def end_sessions(self, *, but: str | None = None) -> int:
         """Sign the user out everywhere, except where the session has this key."""

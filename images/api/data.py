@@ -28,7 +28,7 @@ from images.intake import (
     store_of,
     wait_for_check,
 )
-from images.models import Image, ImageConflict
+from images.models import GREW, Image, ImageConflict
 from images.stores import (
     BlobGone,
     Received,
@@ -87,7 +87,8 @@ def upload(request: ApiRequest, region: str, image_id: UUID) -> HttpResponse:
                 forget_data(image)
         wait_for_check(image)
     if image.status == Image.Status.ERROR:
-        raise Fault(415, image.status_reason)
+        is_too_large = image.status_reason.startswith(GREW)
+        raise Fault(413 if is_too_large else 415, image.status_reason)
     return HttpResponse(status=204)
 
 

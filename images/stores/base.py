@@ -174,7 +174,10 @@ class ImageStore(Protocol):
         """
 
     def discard(self, upload_id: UUID) -> None:
-        """Forget an upload: the last step after the commit, or on giving up."""
+        """Forget an upload: the last step after the commit, or on giving up.
+
+        What somebody is still sending is left to them.
+        """
 
     def uploads(self) -> Iterator[Upload]:
         """All uploads not discarded, for sweeping those that nobody waits for."""
@@ -188,7 +191,7 @@ class ImageStore(Protocol):
     def verify(self, digest: str) -> bool:
         """Read the whole blob again: is it still what its name says?
 
-        Raises StoreError if it cannot be read in time.
+        Raises StoreError if that cannot be told at present.
         """
 
     def delete(self, digest: str, *, in_use: Callable[[], bool]) -> bool:

@@ -44,6 +44,7 @@ from images.stores.checking import Checker, missing_program
 from images.stores.receiving import (
     CANNOT_WRITE,
     LocalReceiver,
+    discard_part,
     sync_file,
     sync_folder,
     telling_trouble,
@@ -61,6 +62,9 @@ _SLOWEST = 2 << 20
 _SLOW = "Reading the image took too long: please try again later."
 # Another file system, one that knows no hard links, or too many of them.
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK}
+# What a broken disk, or a broken file system, says of a file.
+_DAMAGE = {errno.EIO, errno.EUCLEAN, errno.EBADMSG}
+_UNREADABLE = "The image cannot be read at the moment."
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _FORMATS: tuple[DiskFormat, ...] = ("raw", "qcow2")
 
@@ -151,8 +155,9 @@ class LocalStore:
 
     @telling_trouble()
     def discard(self, upload_id: UUID) -> None:
+        discard_part(self._upload(upload_id, "part"))
         # The claim goes last: while anything of the upload is left, it protects.
-        for kind in ("part", "work", "data", "claim"):
+        for kind in ("work", "data", "claim"):
             self._upload(upload_id, kind).unlink(missing_ok=True)
 
     def uploads(self) -> Iterator[Upload]:
@@ -183,8 +188,12 @@ class LocalStore:
     def verify(self, digest: str) -> bool:
         try:
             return _sums_of(self.path(digest)).sha256 == digest
-        except (BlobGone, OSError):
+        except BlobGone:
             return False
+        except OSError as error:
+            if error.errno in _DAMAGE:
+                return False
+            raise Unavailable(_UNREADABLE, str(error)) from error
 
     @telling_trouble()
     def delete(self, digest: str, *, in_use: Callable[[], bool]) -> bool:

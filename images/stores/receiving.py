@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from images.stores.base import (
+    BlobGone,
     Received,
     StoreError,
     StoreFull,
@@ -81,7 +82,10 @@ class LocalReceiver:
     def finish(self) -> Received:
         with telling_trouble():
             os.fsync(self._descriptor)
-        self._part.replace(self._whole)
+        try:
+            self._part.replace(self._whole)
+        except FileNotFoundError:
+            raise BlobGone("The upload was removed while it came.") from None
         self._close()
         sync_folder(self._whole.parent)
         return Received(self._hash.hexdigest(), self.size)
@@ -89,6 +93,22 @@ class LocalReceiver:
     def _close(self) -> None:
         os.close(self._descriptor)
         self._descriptor = -1
+
+
+def discard_part(part: Path) -> None:
+    """Remove what a killed process has left; what somebody writes to is theirs."""
+    try:
+        descriptor = os.open(part, os.O_WRONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if part.exists() and os.path.samestat(os.fstat(descriptor), part.stat()):
+            part.unlink()
+    except (BlockingIOError, FileNotFoundError):
+        pass  # it is being written to, or has come to its end meanwhile
+    finally:
+        os.close(descriptor)
 
 
 def too_large(limit: int) -> TooLarge:

@@ -146,10 +146,8 @@ def create_server(
     flavor = _flavor(order.flavorRef)
     given = order.adminPass
     password = given.get_secret_value() if given else secrets.token_urlsafe(15)
-    if not password.isprintable() or len(password) > LONGEST_PASSWORD:
-        raise BadRequest(
-            f"adminPass is one line of at most {LONGEST_PASSWORD} characters."
-        )
+    if not password.isprintable() or len(password.encode()) > LONGEST_PASSWORD:
+        raise BadRequest(f"adminPass is one line of at most {LONGEST_PASSWORD} bytes.")
     compute = compute_for(image.region.backend)
     try:
         if reason := compute.unavailable_reason():

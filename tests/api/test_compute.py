@@ -109,6 +109,7 @@ class CreateTests(ComputeTestCase):
             {"adminPass": "short"},
             {"adminPass": "of two\nlines of text"},
             {"adminPass": "x" * 129},
+            {"adminPass": "語" * 43},
         ):
             with self.subTest(changes=changes):
                 response = self.order(**changes)

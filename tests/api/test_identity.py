@@ -126,6 +126,18 @@ class PasswordTests(IdentityTestCase):
         assert answers[0][0] == 401
         assert answers[0][-1] == 429
 
+    def test_an_id_does_not_tell_whose_name_is_locked_out(self):
+        by_id = by_password("", id=str(self.dana.pk))
+        for _ in range(5):
+            self.sign_in(by_password("dana", "wrong"))
+        assert self.sign_in(by_id).status_code == 401
+        for _ in range(5):
+            answer = self.sign_in(by_id)
+        assert answer.status_code == 429
+
+    def test_an_id_is_written_in_one_way(self):
+        assert self.sign_in(by_password("", id=f"0{self.dana.pk}")).status_code == 401
+
     def test_a_name_longer_than_any_is_nobody_s(self):
         assert self.sign_in(by_password("x" * 300)).status_code == 401
 
@@ -218,16 +230,24 @@ class TokenTests(IdentityTestCase):
             suspend_and_reinstate,
         ):
             with self.subTest(deed.__name__):
-                ended, kept = (
-                    self.token(self.dana, each) for each in (self.acme, self.beta)
-                )
+                plain = self.token(self.dana, self.acme)
                 deed()
-                assert Token.objects.find(ended) is None
-                assert Token.objects.find(kept) is not None
+                assert Token.objects.find(plain) is None
 
-    def test_one_for_no_account_ends_with_the_roles_that_it_could_get(self):
-        plain = self.token(self.dana, None)
+    def test_others_end_with_the_roles_that_they_could_get(self):
+        others = [self.token(self.dana, each) for each in (None, self.acme)]
         self.beta.withdraw(Role.OBSERVER, of=self.dana)
+        self.beta.grant(Role.OBSERVER, to=self.dana)
+        assert [Token.objects.find(each) for each in others] == [None, None]
+
+    def test_one_that_was_given_out_in_the_very_moment_stays_dead(self):
+        self.acme.suspend()
+        plain = self.token(self.dana, self.acme)
+        self.acme.reinstate()
+        assert Token.objects.find(plain) is None
+        self.dana.deactivate()
+        plain = self.token(self.dana, self.acme)
+        self.dana.reactivate()
         assert Token.objects.find(plain) is None
 
 

@@ -8,9 +8,10 @@ from unittest import mock
 
 import pytest
 from django.conf import settings
-from django.test import RequestFactory, override_settings
+from django.test import RequestFactory
 from django.utils import timezone
 
+from accounts.models import Quota, QuotaReached, QuotaUse
 from accounts.permissions import Role
 from images import intake
 from images.api.data import _pieces
@@ -18,8 +19,9 @@ from images.intake import Gone, receive
 from images.models import Image
 from images.reconciling import (
     defer_admit,
+    images_cut_off,
+    images_without_job,
     mend,
-    stagings_cut_off,
     uploads_nobody_awaits,
 )
 from images.stores.checking import missing_program
@@ -30,6 +32,7 @@ from tests.images.stores import corpus
 from tests.limits import limited
 
 OCTETS = "application/octet-stream"
+HOUR, HOUR_AGO = timedelta(hours=1), timedelta(hours=-1)
 TEXT = b"no disk at all\n" * 100
 needs_qemu = pytest.mark.skipif(bool(missing_program()), reason=missing_program())
 
@@ -57,6 +60,18 @@ class DataTestCase(StoreMixin, ImagesTestCase):
 
     def status(self, image):
         return self.call("GET", self.at(image)).json()["status"]
+
+    def leave(self, image, data):
+        """What a process that is killed just then leaves in the store."""
+        with self.store.receive(image.pk, limit=1 << 30) as receiver:
+            receiver.write(data)
+            receiver.finish()
+
+    def cut_off(self, since=HOUR):
+        return list(images_cut_off(stale=timezone.now() + since))
+
+    def mend(self, findings):
+        assert [mend(finding) for finding in findings] == [True]
 
     def is_as_before(self, image):
         image.refresh_from_db()
@@ -153,6 +168,19 @@ class UploadTests(DataTestCase):
         assert "damaged" in answer.json()["message"]
         assert self.status(image) == "killed"
 
+    def test_a_disk_that_grows_beyond_the_quota_is_413_to_who_waits(self):
+        data = corpus.converted(self.folder / "disk", "vmdk").read_bytes()
+        image = self.queued("vmdk")
+        use = QuotaUse(Quota.IMAGE_BYTES, used=2 << 30, limit=3 << 30)
+        full = QuotaReached(use, 4 << 30)
+        with (
+            mock.patch("images.api.data.wait_for_check", self.work_and_look),
+            mock.patch.object(Image, "activate", side_effect=full),
+        ):
+            answer = self.put(image, data)
+        assert answer.status_code == 413
+        assert "may have 3.0 GiB" in answer.json()["message"]
+
     def test_the_answer_waits_for_the_worker(self):
         image = self.queued()
         with self.waiting_by(lambda _: work()) as clock:
@@ -161,15 +189,39 @@ class UploadTests(DataTestCase):
         assert self.status(image) == "active"
 
     def test_not_all_threads_wait_for_the_worker(self):
-        patient = settings.API | {"upload_wait_seconds": 60}
-        with (
-            override_settings(API=patient),
-            intake._WAITING,
-            intake._WAITING,
-        ):
-            image, disk = self.queued(), self.disk()
-            assert self.put(image, disk).status_code == 204
-        assert self.status(image) == "saving"
+        image, other = self.queued(), self.queued()
+        with self.waiting_by(lambda _: work()) as clock:
+            with intake._WAITING, intake._WAITING:
+                assert self.put(image, self.disk()).status_code == 204
+            assert not clock.sleep.called
+            assert self.status(image) == "saving"
+            assert self.put(other, self.disk()).status_code == 204
+            assert clock.sleep.called
+
+    def test_a_killed_process_leaves_an_image_that_waits_for_data_again(self):
+        """Killed when all seemed to have come, before anybody looked at it."""
+        image, disk = self.queued(), self.disk()
+        image.start_saving()
+        self.leave(image, disk[: len(disk) // 2])
+        assert list(images_without_job(stale=timezone.now() + HOUR)) == []
+        twice = [self.cut_off(), self.cut_off()]
+        self.mend(twice[0])
+        work()
+        assert self.is_as_before(image)
+        assert self.put(image, disk).status_code == 204
+        self.mend(twice[1])
+        work()
+        assert self.status(image) == "active"
+
+    def test_data_that_comes_in_the_meantime_is_not_swept_away(self):
+        image = self.queued()
+        self.leave(image, b"of an earlier time")
+        later = timezone.now() + HOUR
+        [finding] = uploads_nobody_awaits(self.store, before=later)
+        assert self.put(image, self.disk()).status_code == 204
+        mend(finding)
+        work()
+        assert self.status(image) == "active"
 
     def test_an_image_deleted_while_it_is_checked_is_410(self):
         image = self.queued()
@@ -427,21 +479,44 @@ class ImportTests(DataTestCase):
     def test_staging_that_a_killed_process_began_is_begun_anew(self):
         image = self.queued()
         image.start_staging()
-        with self.store.receive(image.pk, limit=1000) as receiver:
-            receiver.write(b"the beginning")
-            receiver.finish()
+        self.leave(image, b"the beginning")
         assert self.stage(image, self.disk()).status_code == 409
-        now = timezone.now()
-        assert list(stagings_cut_off(before=now - timedelta(hours=1))) == []
-        for finding in stagings_cut_off(before=now + timedelta(hours=1)):
-            mend(finding)
-        for finding in uploads_nobody_awaits(
-            self.store, before=now + timedelta(hours=1)
-        ):
-            mend(finding)
+        assert self.cut_off(since=HOUR_AGO) == []
+        twice = [self.cut_off(), self.cut_off()]
+        self.mend(twice[0])
         assert self.is_as_before(image)
         assert self.stage(image, self.disk()).status_code == 204
-        assert list(stagings_cut_off(before=now + timedelta(hours=1))) == []
+        self.mend(twice[1])
+        assert self.cut_off() == []
+        assert self.take_in(image).status_code == 202
+        work()
+        assert self.status(image) == "active"
+
+    def test_an_import_that_a_killed_process_began_can_be_asked_for_again(self):
+        image = self.queued("iso")
+        self.stage(image, self.disk())
+        image.refresh_from_db()
+        image.start_saving(staged=True)
+        self.mend(self.cut_off())
+        assert self.status(image) == "uploading"
+        assert self.take_in(image).status_code == 202
+        work()
+        image.refresh_from_db()
+        assert (image.status, image.is_bootable) == ("active", False)
+
+    def test_an_image_deleted_while_its_data_is_staged_is_410(self):
+        image = self.queued()
+
+        def stream(_):
+            yield TEXT
+            Image.objects.get(pk=image.pk).delete_with_shares(by=self.alice)
+            work()
+            yield TEXT
+
+        with mock.patch("images.api.data._stream", stream):
+            assert self.stage(image, TEXT * 2).status_code == 410
+        work()
+        assert self.files() == []
 
     def test_it_counts_against_the_quota_from_the_staging_on(self):
         image = self.queued()

@@ -176,7 +176,9 @@ class FindingTests(ReconcilingTestCase):
             assert self.kinds(deep=True) == ["image with damaged data"]
 
     def test_an_image_that_no_job_moves_on_gets_one(self):
-        Image.objects.update(status="saving", updated_at=timezone.now())
+        Image.objects.update(
+            status="saving", uploaded_format="raw", updated_at=timezone.now()
+        )
         assert self.kinds() == []
         Image.objects.update(updated_at=timezone.now() - timedelta(hours=2))
         assert self.kinds() == ["image without a job"]
@@ -229,7 +231,10 @@ class RestoredTests(ReconcilingTestCase):
         self.store.path(newer.blob.digest).unlink()
         saving = ImageFactory.create(owner=self.acme)
         Image.objects.filter(pk=saving.pk).update(
-            status="saving", blob=None, updated_at=timezone.now() - timedelta(hours=2)
+            status="saving",
+            blob=None,
+            uploaded_format="raw",
+            updated_at=timezone.now() - timedelta(hours=2),
         )
         saving.blob.delete()
         self.mend()

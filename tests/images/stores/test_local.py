@@ -114,6 +114,24 @@ class ReceiveTests(StoreCase):
             first.finish()
         assert (self.uploads / f"{upload_id}.data").read_bytes() == b"first"
 
+    def test_what_is_being_sent_is_not_discarded(self):
+        upload_id = uuid4()
+        with self.store.receive(upload_id, limit=MIB) as receiver:
+            receiver.write(b"all ")
+            self.store.discard(upload_id)
+            receiver.write(b"of it")
+            receiver.finish()
+        assert (self.uploads / f"{upload_id}.data").read_bytes() == b"all of it"
+
+    def test_what_was_removed_while_it_came_is_said_to_be_gone(self):
+        upload_id = uuid4()
+        with self.store.receive(upload_id, limit=MIB) as receiver:
+            receiver.write(b"all of it")
+            (self.uploads / f"{upload_id}.part").unlink()
+            with pytest.raises(BlobGone, match="removed"):
+                receiver.finish()
+        assert self.left_over() == []
+
     def test_what_a_killed_process_left_can_be_swept_or_sent_again(self):
         upload_id = uuid4()
         (self.uploads / f"{upload_id}.part").write_bytes(bytes(50))
@@ -396,6 +414,14 @@ class DeleteTests(StoreCase):
         path.chmod(0o644)
         corpus.patched(path, 12345, b"!")
         assert not self.store.verify(self.digest)
+
+    def test_only_what_is_broken_is_called_damaged(self):
+        with patch("images.stores.local._sums_of") as sums:
+            sums.side_effect = OSError(errno.EIO, "Input/output error")
+            assert not self.store.verify(self.digest)
+            sums.side_effect = OSError(errno.EMFILE, "Too many open files")
+            with pytest.raises(Unavailable, match="cannot be read"):
+                self.store.verify(self.digest)
 
     def test_names_that_are_no_digests_find_nothing(self):
         for name in ("", "../../etc/passwd", self.digest.upper(), self.digest + "\n"):
