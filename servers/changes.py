@@ -10,8 +10,8 @@ from django.db import transaction
 from images.stores import StoreError
 from servers.compute.backends import compute_for
 from servers.compute.base import Compute, ComputeError, PowerState, ServerBusy
-from servers.models import NotBootable, Rebuild, Resize, Server
-from servers.settling import spec_of, start
+from servers.models import NotBootable, Rebuild, Resize, Server, drop_orders
+from servers.settling import fail, spec_of, start
 
 log = logging.getLogger("panel.servers")
 
@@ -29,10 +29,12 @@ def rebuild(server: Server) -> None:
     except (ComputeError, StoreError, NotBootable) as error:
         log.warning("server %s was not rebuilt: %s", server.pk, error)
         _keep_running(server)
-        order.give_up(str(error))
-    else:
-        if order.finish():
-            _start_again(Server.objects.with_parts().get(pk=server.pk))
+        # The region may have failed only when it could not go back any more.
+        if not _is_done(order):
+            order.give_up(str(error))
+            return
+    if order.finish():
+        _start_again(Server.objects.with_parts().get(pk=server.pk))
 
 
 def resize(server: Server) -> None:
@@ -53,6 +55,28 @@ def resize(server: Server) -> None:
     else:
         if order.finish():
             _start_again(server)
+
+
+@transaction.atomic
+def keep(server: Server, reason: str) -> None:
+    """One that was to be deleted, and cannot be; what else was ordered is dropped."""
+    order = Rebuild.objects.select_related("blob").filter(server=server).first()
+    if order and _is_done(order):
+        order.server = server
+        order.finish()
+    if fail(server, reason):
+        drop_orders(server)
+
+
+def _is_done(order: Rebuild) -> bool:
+    """Whether the disk is exchanged. Where that cannot be told, nothing is decided:
+    data would go that the disk rests on.
+    """
+    try:
+        compute = compute_for(order.server.region.backend)
+        return compute.observe(order.server.pk).rebuilt_by == order.pk
+    except ComputeError as error:
+        raise ServerBusy(f"The server cannot be looked at: {error}") from error
 
 
 def _exchange(compute: Compute, order: Rebuild) -> None:

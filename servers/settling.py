@@ -85,8 +85,8 @@ def settle_stopped(server: Server, reason: str, **changes: Any) -> None:
     )
 
 
-def fail(server: Server, reason: str) -> None:
-    server.settle(
+def fail(server: Server, reason: str) -> bool:
+    return server.settle(
         What.FAILED,
         note=reason,
         status=Server.Status.ERROR,

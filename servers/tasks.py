@@ -28,7 +28,7 @@ from servers.compute.base import (
     PowerOff,
     ServerBusy,
 )
-from servers.models import NotBootable, Server, drop_orders, lock_bootable
+from servers.models import NotBootable, Server, lock_bootable
 from servers.settling import fail, settle_started, settle_stopped, spec_of, start
 
 log = logging.getLogger("panel.servers")
@@ -147,9 +147,7 @@ def delete(server_id: str) -> None:
     except ServerBusy:
         raise
     except ComputeError as error:
-        with transaction.atomic():
-            drop_orders(server)
-            fail(server, f"It could not be deleted: {error}")
+        changes.keep(server, f"It could not be deleted: {error}")
     else:
         server.forget()
 
@@ -206,6 +204,10 @@ def _clear_away(server: Server, reason: str) -> None:
     or the server is being deleted: that is settled before, or waits for this."""
     spawning = Server.objects.filter(pk=server.pk, task=Server.Task.SPAWNING)
     if spawning.select_for_update(no_key=True).first():
-        with contextlib.suppress(ComputeError):
+        try:
             compute_for(server.region.backend).destroy(server.pk)
+        except ServerBusy:
+            raise
+        except ComputeError as error:  # its deletion tries that again
+            log.warning("server %s was not cleared away: %s", server.pk, error)
         fail(server, reason)

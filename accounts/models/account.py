@@ -10,7 +10,7 @@ from django.contrib.postgres.expressions import ArraySubquery
 from django.core.exceptions import PermissionDenied
 from django.db import IntegrityError, models, transaction
 from django.db.models import Case, Count, Exists, OuterRef, Sum, Value, When
-from django.db.models.functions import Concat
+from django.db.models.functions import Concat, Greatest
 from guardian.models import UserObjectPermissionBase
 from guardian.shortcuts import assign_perm, remove_perm
 
@@ -201,9 +201,9 @@ class Account(models.Model):
         asked = quotas or tuple(Quota)
         used: dict[str, int | None] = {}
         if {Quota.SERVERS, Quota.MEMORY_MB} & set(asked):
-            used |= self.servers.aggregate(
-                servers=Count("pk"), memory_mb=Sum("flavor__ram_mb")
-            )
+            # While one is being resized, the larger of two: it may stay as it was.
+            memory = Greatest("flavor__ram_mb", "resize_order__before__ram_mb")
+            used |= self.servers.aggregate(servers=Count("pk"), memory_mb=Sum(memory))
         if {Quota.IMAGES, Quota.IMAGE_BYTES} & set(asked):
             used |= self.images.aggregate(images=Count("pk"), image_bytes=Sum("size"))
         return [QuotaUse(each, used[each] or 0, self._limit(each)) for each in asked]

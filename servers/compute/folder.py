@@ -22,7 +22,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from uuid import UUID
 
@@ -51,6 +51,10 @@ class State:
     reason: str = ""
 
 
+class Unreadable(ComputeError):
+    """The note of a server's state is no such note, as after a power cut."""
+
+
 class ServerFolder:
     def __init__(self, root: Path, server_id: UUID) -> None:
         self.root = root
@@ -75,7 +79,7 @@ class ServerFolder:
         draft = self.path.with_suffix(_NEW)
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(mode=0o700)
-        (draft / self._state.name).write_text(json.dumps(asdict(state)))
+        self.write(draft / self._state.name, json.dumps(asdict(state)).encode())
         draft.rename(self.path)
 
     def delete(self) -> None:
@@ -91,12 +95,13 @@ class ServerFolder:
     def state(self) -> State:
         try:
             found = json.loads(self._state.read_text())
-            found["wanted"] = Wanted(found["wanted"])
-            return State(**found)
+            known = {field.name for field in fields(State)}
+            found = {name: found[name] for name in known & found.keys()}
+            return State(**found | {"wanted": Wanted(found["wanted"])})
         except FileNotFoundError:
             raise ServerNotFound("The region does not know this server.") from None
-        except (ValueError, TypeError, KeyError) as error:
-            raise ComputeError("The server's state cannot be read.") from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise Unreadable("The server's state cannot be read.") from error
 
     def rebuilt_by(self) -> UUID | None:
         """The order by which the disk was made anew last."""
@@ -170,6 +175,9 @@ def other_states(root: Path, server_id: UUID) -> Iterator[State]:
             state = folder.state()
         except ServerNotFound:
             continue
+        except Unreadable:
+            # It has its place, of a size that is told when it is started again.
+            state = State(memory_mb=0)
         yield state
 
 

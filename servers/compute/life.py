@@ -19,7 +19,7 @@ from servers.compute.base import (
 )
 from servers.compute.command import DISK
 from servers.compute.disks import GB, read_header
-from servers.compute.folder import ServerFolder, State, Wanted
+from servers.compute.folder import ServerFolder, State, Unreadable, Wanted
 from servers.compute.launch import (
     QemuSettings,
     idle_monitor,
@@ -45,6 +45,7 @@ _DISK_GONE_WHILE_IT_RUNS = (
 )
 _FROM_INSIDE = "Shut down from inside the server."
 _BY_RESTART = "Shut off by a restart of the region."
+_STATE_LOST = "What the region had noted of it could not be read; its disk is there."
 _MUTE = "The server runs, but its control does not answer."
 
 
@@ -110,6 +111,20 @@ def adopt(folder: ServerFolder) -> None:
     if process.find(folder.pid, folder.id) is None:
         for pid in process.running_in(folder.root).get(folder.id, []):
             folder.write(folder.pid, b"%d\n" % pid)
+
+
+def recover(folder: ServerFolder) -> None:
+    """Write the state anew if it cannot be read, as far as it can be seen."""
+    try:
+        folder.state()
+    except Unreadable:
+        adopt(folder)
+        if is_running(folder):
+            wanted = Wanted.ON
+        else:
+            wanted = Wanted.OFF if folder.disk.exists() else Wanted.NEW
+        state = State(memory_mb=0, wanted=wanted, reason=_STATE_LOST)
+        folder.save(replace(state, host=process.host_start()))
 
 
 def turn_on(settings: QemuSettings, folder: ServerFolder, spec: ServerSpec) -> None:

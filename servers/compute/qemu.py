@@ -134,6 +134,8 @@ class QemuCompute:
         folder = self._folder(spec.id)
         with _deed(folder):
             region.check_memory(self._settings, folder, spec)
+            # What runs without its files would not come back.
+            needed_image(folder, spec)
             how = life.power_off(folder, patience)
             life.grow_disk(self._settings, folder, spec)
             region.reserve_memory(self._settings, folder, spec)
@@ -192,12 +194,13 @@ class QemuCompute:
                 ):
                     jobs.snapshot(monitor, file.fileno(), progress)
                 disks.hand_over(draft, target)
-            except (MonitorError, MonitorGone, OSError) as error:
-                raise SnapshotFailed(
-                    f"No image could be made from the server: {error}."
-                ) from error
-            finally:
                 draft.unlink(missing_ok=True)
+            except MonitorGone as error:
+                # By the draft the next look sees that there is a job to be ended.
+                raise _no_image(error) from error
+            except (MonitorError, OSError) as error:
+                draft.unlink(missing_ok=True)
+                raise _no_image(error) from error
 
     def console_log(self, server_id: UUID, *, max_bytes: int = 65536) -> str:
         log = self._folder(server_id).console
@@ -251,11 +254,16 @@ class QemuCompute:
         return ServerFolder(self._settings.folder, server_id)
 
 
+def _no_image(error: Exception) -> SnapshotFailed:
+    return SnapshotFailed(f"No image could be made from the server: {error}.")
+
+
 @contextlib.contextmanager
 def _deed(folder: ServerFolder, *, patience: float = _QUEUE) -> Iterator[None]:
     """One change of a server, alone with it; what goes wrong is a ComputeError."""
     with _telling_trouble(), folder.locked(patience=patience):
         folder.clear_drafts()
+        life.recover(folder)
         rebuilding.put_right(folder)
         yield
 

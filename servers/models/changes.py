@@ -89,6 +89,9 @@ class Rebuild(MadeFrom):
     def finish(self) -> bool:
         """The new disk is in place. False if the server is being deleted meanwhile."""
         before = self.server.blob
+        # The image before the server, as everywhere; it may have been deleted by now.
+        images = Image.objects.select_for_update(no_key=True)
+        self.image = images.filter(pk=self.image_uuid).first()
         rebuilt = self.server.settle(
             What.REBUILT,
             note=f"From {self.image_name}",

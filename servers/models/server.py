@@ -22,6 +22,7 @@ from uuid import UUID
 
 from django.db import connection, models, transaction
 from django.db.models import Exists, F, OuterRef, Q
+from django.db.models.functions import Greatest
 from django.utils import timezone
 from django.utils.text import slugify
 
@@ -158,7 +159,9 @@ class ServerQuerySet(models.QuerySet["Server"]):
         others = self.holding_places(region.backend)
         if but:
             others = others.exclude(pk=but.pk)
-        taken = others.values_list("flavor__ram_mb", flat=True)[: has.servers]
+        # While it is being resized, the larger of two: it may stay as it was.
+        memory = Greatest("flavor__ram_mb", "resize_order__before__ram_mb")
+        taken = others.values_list(memory, flat=True)[: has.servers]
         return Capacity(
             servers=has.servers - len(taken),
             memory_mb=max(0, has.memory_mb - sum(taken)),
@@ -574,13 +577,13 @@ class Server(MadeFrom):
     @transaction.atomic
     def forget(self) -> None:
         """Its disk is gone: let go of the image's data, and delete the row."""
+        # Images before the server, as everywhere. They keep its name, and lead nowhere.
+        self.images_made().update(source_server_id=None)
         locked = Server.objects.select_for_update(of=["self"]).select_related("blob")
         server = locked.filter(pk=self.pk).first()
         if server is None:
             return
         server.record(What.DELETED)
-        # They keep its name, and lead nowhere any more.
-        server.images_made().update(source_server_id=None)
         rebuild = getattr(server, "rebuild_order", None)
         blobs = [server.blob, rebuild and rebuild.blob]
         server.delete()

@@ -8,12 +8,18 @@ import pytest
 from django.db import transaction
 from django.urls import reverse
 
-from accounts.models import QuotaReached
+from accounts.models import Quota, QuotaReached
 from accounts.permissions import Role
 from images.models import Blob
 from images.stores import BlobGone
-from servers import tasks
-from servers.compute.base import ComputeError, NoCapacity, PowerState, ServerBusy
+from servers import changes, tasks
+from servers.compute.base import (
+    Capacity,
+    ComputeError,
+    NoCapacity,
+    PowerState,
+    ServerBusy,
+)
 from servers.models import (
     DoesNotFit,
     NotBootable,
@@ -254,6 +260,53 @@ class RebuildTests(ChangeTestCase):
         self.work()
         assert self.state() == ("ACTIVE", "")
 
+    def test_a_deletion_that_fails_keeps_the_data_of_the_disk_that_there_is(self):
+        self.order()
+        self.work_until_killed(Rebuild, "finish")
+        self.row().delete_later(by=self.bob)
+        blob = self.image.blob
+        self.image.delete_with_shares(by=self.alice)
+        self.compute.trouble = ComputeError("The process cannot be ended.")
+        tasks.delete(server_id=str(self.server.pk))
+        assert self.state() == ("ERROR", "")
+        assert self.row().blob == blob
+        assert not Rebuild.objects.exists()
+
+    def test_a_deletion_that_is_done_twice_drops_no_newer_order(self):
+        self.row().delete_later(by=self.bob)
+        late = Server.objects.with_parts().get(pk=self.server.pk)
+        self.compute.trouble = ComputeError("The process cannot be ended.")
+        tasks.delete(server_id=str(self.server.pk))
+        order = self.order()
+        changes.keep(late, "It could not be deleted.")
+        assert Rebuild.objects.get() == order
+
+    def test_a_region_that_fails_when_the_disk_is_exchanged_has_rebuilt_it(self):
+        self.order()
+        usual = self.compute.rebuild
+
+        def rebuild(spec, *, order):
+            usual(spec, order=order)
+            raise ComputeError("The region's host has failed.")
+
+        with mock.patch.object(self.compute, "rebuild", rebuild):
+            self.work()
+        assert self.state() == ("ACTIVE", "")
+        assert self.row().image == self.image
+        assert not Rebuild.objects.exists()
+
+    def test_nothing_is_decided_while_the_region_cannot_be_looked_at(self):
+        order = self.order()
+        away = mock.Mock(side_effect=ComputeError("The region's host has failed."))
+        with (
+            mock.patch.object(self.compute, "observe", away),
+            pytest.raises(ServerBusy),
+        ):
+            self.work()
+        assert Rebuild.objects.get() == order
+        self.work()
+        assert self.row().image == self.image
+
     def test_a_busy_server_is_tried_again(self):
         self.order()
         self.compute.trouble = ServerBusy("It is being detached.")
@@ -347,6 +400,17 @@ class ResizeTests(ChangeTestCase):
         self.order(self.large)
         with limited(memory_mb=1500), pytest.raises(QuotaReached):
             ServerFactory.create(account=self.beta, flavor=self.small)
+
+    def test_until_it_is_smaller_all_of_the_memory_is_taken(self):
+        self.compute.size = Capacity(servers=9, memory_mb=1024, free_bytes=1 << 40)
+        lean = FlavorFactory.create(id="lean", ram_mb=256, disk_gb=10)
+        before = self.beta.quota_uses(Quota.MEMORY_MB)
+        self.order(lean)
+        assert self.beta.quota_uses(Quota.MEMORY_MB) == before
+        assert Server.objects.room_in(self.server.region).memory_mb == 512
+        self.work()
+        [use] = self.beta.quota_uses(Quota.MEMORY_MB)
+        assert use.used == 256
 
     def test_of_two_at_once_the_second_is_a_conflict(self):
         first, second = self.row(), self.row()

@@ -11,7 +11,7 @@ from django.test import TransactionTestCase
 
 from images.models import Blob, Image
 from servers import tasks, withdrawals
-from servers.models import Server, ServerEvent
+from servers.models import Rebuild, Server, ServerEvent
 from sharing.models import ImageShare
 from tests.factories import (
     AccountFactory,
@@ -198,6 +198,39 @@ class SimultaneousTests(FakeComputeMixin, TransactionTestCase):
         withdrawals.detach()
         server.refresh_from_db()
         assert server.is_detached
+
+    def test_rebuilding_and_a_deletion_of_the_image_do_not_wait_for_each_other(self):
+        image = ImageFactory.create(owner=self.beta)
+        server = ServerFactory.create(account=self.beta, active=True)
+        Rebuild.order(server, image, password_hash="$6$", by=self.bob)
+        self.compute.at_spawn.clear()
+        self.compute.may_spawn.clear()
+
+        def delete():
+            """While the disk is being made, and not done before that is."""
+            assert self.compute.at_spawn.wait(10)
+            threading.Timer(0.5, self.compute.may_spawn.set).start()
+            image.delete_with_shares(by=self.bob)
+
+        at_once([partial(tasks.rebuild, server_id=str(server.pk)), delete])
+        server.refresh_from_db()
+        assert (server.status, server.task, server.image) == ("ACTIVE", "", None)
+        assert server.blob == image.blob
+
+    def test_a_server_and_its_image_deleted_at_once_both_go(self):
+        for _ in range(6):
+            server = ServerFactory.create(account=self.beta, active=True)
+            image = ImageFactory.create(owner=self.beta, source_server_id=server.pk)
+            Server.objects.filter(pk=server.pk).update(image=image)
+            server.delete_later(by=self.bob)
+            at_once(
+                [
+                    partial(tasks.delete, server_id=str(server.pk)),
+                    partial(image.delete_with_shares, by=self.bob),
+                ]
+            )
+            assert not Server.objects.exists()
+            assert not Image.objects.filter(pk=image.pk).exists()
 
     def test_building_and_a_withdrawal_at_once_leave_nothing_half_done(self):
         for _ in range(4):

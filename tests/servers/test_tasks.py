@@ -1,3 +1,4 @@
+from contextlib import suppress
 from datetime import timedelta
 from unittest import mock
 
@@ -81,6 +82,26 @@ class BuildTests(TaskTestCase):
 
         assert self.run_job(tasks.build, server) == ("ERROR", "")
         assert self.compute.deeds == ["destroy"]
+
+    def test_the_rest_of_a_build_that_fails_is_cleared_away_once_it_is_free(self):
+        server = ServerFactory.create(account=self.beta)
+        for rest, state in [
+            (ServerBusy("It is being looked at."), ("BUILD", "spawning")),
+            (ComputeError("It cannot be ended."), ("ERROR", "")),
+        ]:
+
+            def fail(compute, server, rest=rest):
+                compute.trouble = rest
+                raise ComputeError("It did not start in time.")
+
+            with (
+                self.subTest(rest),
+                mock.patch.object(tasks, "_spawn", fail),
+                suppress(ServerBusy),
+            ):
+                self.run_job(tasks.build, server)
+            server.refresh_from_db()
+            assert (server.status, server.task) == state
 
     def test_a_build_that_fails_late_leaves_alone_what_another_run_has_built(self):
         server = ServerFactory.create(account=self.beta)

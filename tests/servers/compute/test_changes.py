@@ -201,6 +201,13 @@ class ResizeTests(ServerTestCase):
         assert self.pid(spec) == pid
         self.compute.resize(replace(spec, memory_mb=64))
 
+    def test_one_that_would_not_come_back_is_not_shut_down(self):
+        spec = self.spawn()
+        self.server_folder(spec).disk.unlink()
+        with pytest.raises(ComputeError, match="disk is missing"):
+            self.compute.resize(replace(spec, memory_mb=48))
+        assert self.compute.observe(spec.id).power_state is PowerState.RUNNING
+
     def test_a_region_that_is_over_full_lets_a_server_shrink(self):
         spec = self.spawn()
         self.use(max_memory_mb=8)

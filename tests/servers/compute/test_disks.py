@@ -1,5 +1,6 @@
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from dataclasses import replace
@@ -23,6 +24,7 @@ from tests.servers.compute import guest
 from tests.servers.compute.region import (
     ServerTestCase,
     needs_qemu,
+    wait_until,
 )
 
 pytestmark = [pytest.mark.qemu, needs_qemu]
@@ -86,6 +88,27 @@ class SnapshotTests(ServerTestCase):
         self.compute.observe(spec.id)
 
         assert not folder.snapshot.exists()
+
+    def test_one_of_a_process_that_falls_silent_is_ended_afterwards(self):
+        spec = self.spawn()
+        pid = self.pid(spec)
+        folder = self.server_folder(spec)
+        with pytest.raises(SnapshotFailed):
+            self.compute.snapshot(
+                spec,
+                self.folder / "new.qcow2",
+                lambda *_: os.kill(pid, signal.SIGSTOP),
+            )
+        os.kill(pid, signal.SIGCONT)
+        wait_until(
+            lambda: not self.compute.observe(spec.id).reason and self.pid(spec) == pid,
+            "the control to answer",
+        )
+        assert not folder.snapshot.exists()
+        with Monitor(folder.path) as monitor:
+            assert monitor.execute("query-jobs") == []
+            nodes = monitor.execute("query-named-block-nodes")
+        assert "snapshot" not in {node["node-name"] for node in nodes}
 
     def test_no_place_for_the_image_leaves_the_server_alone(self):
         spec = self.spawn()

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import signal
@@ -11,7 +12,6 @@ import pytest
 
 from servers.compute import process
 from servers.compute.base import (
-    ComputeError,
     ImageFile,
     PowerOff,
     PowerState,
@@ -226,12 +226,31 @@ class ObserveTests(ServerTestCase):
         os.kill(self.pid(spec), signal.SIGCONT)
         assert self.compute.observe(spec.id).reason == ""
 
-    def test_a_state_that_cannot_be_read_is_an_error(self):
-        spec = self.spawn()
-        (self.server_folder(spec).path / "state.json").write_text("{")
+    def test_a_state_that_cannot_be_read_is_written_anew(self):
+        spec, other = self.spawn(), self.spawn()
+        self.compute.power_off(other.id)
+        state = self.server_folder(spec).path / "state.json"
+        for power in (PowerState.RUNNING, PowerState.SHUTDOWN):
+            with self.subTest(power):
+                state.write_text("")
+                # It holds up nobody else meanwhile.
+                self.compute.power_on(other)
+                self.compute.power_off(other.id, patience=0)
+                found = self.compute.observe(spec.id)
+                assert found.power_state is power
+                self.compute.power_off(spec.id, patience=0)
+        assert "could not be read" in found.reason
+        found = self.compute.power_on(spec)
+        assert found.power_state is PowerState.RUNNING
+        assert found.ssh_port
+        assert self.server_folder(spec).state().memory_mb == spec.memory_mb
 
-        with pytest.raises(ComputeError, match="state cannot be read"):
-            self.compute.observe(spec.id)
+    def test_a_state_of_another_version_is_read_as_far_as_it_is_known(self):
+        spec = self.spawn()
+        folder = self.server_folder(spec)
+        state = folder.path / "state.json"
+        state.write_text(json.dumps(json.loads(state.read_text()) | {"new": 1}))
+        assert folder.state().memory_mb == spec.memory_mb
 
     def test_a_soft_reboot_cut_short_is_brought_to_its_end(self):
         spec = self.spawn()
