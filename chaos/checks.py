@@ -18,6 +18,11 @@ from chaos.ledger import Asked, Ledger, Share, Thing
 from chaos.panel import Database
 
 DAY = 24 * 60 * 60
+# Data that nobody sends any more: what the panel does about it after ten minutes.
+CUT_OFF = (
+    "(status = 'saving' AND origin = 'upload' AND uploaded_format = ''"
+    " OR status = 'queued' AND staged AND size = 0)"
+)
 # How a deed of the ledger is called among the events of a server.
 SERVER_EVENTS = {
     "create": "create",
@@ -95,7 +100,7 @@ class Checks:
 
     def unfinished(self) -> Iterator[Finding]:
         for (name,) in self.database.rows(
-            "SELECT name FROM images_image WHERE status IN ('queued', 'saving')"
+            f"SELECT name FROM images_image WHERE status = 'saving' AND NOT {CUT_OFF}"
         ):
             yield Finding(Kind.UNFINISHED, f"{name} is still saving")
         for name, task in self.database.rows(
@@ -134,6 +139,8 @@ class Checks:
                 yield Finding(Kind.UNEXPLAINED, f"{image.name}: {status}, no reason")
             if status == "error" and not self.ledger.may_be_broken(image):
                 yield Finding(Kind.LOST, f"{image.name} is in error: {reason}")
+            if status == "queued" and image.count("create")[0]:
+                yield Finding(Kind.LOST, f"{image.name} waits for data that was taken")
             if status == "active" and image.digest not in ("", digest):
                 yield Finding(Kind.LOST, f"{image.name} has other bytes than were sent")
 
@@ -269,16 +276,27 @@ class Checks:
                 *path.glob("snapshot.qcow2"),
             ):
                 yield Finding(Kind.ORPHANED, f"servers/{path.name}/{rest.name}")
+        staged = self.database.rows("SELECT id FROM images_image WHERE staged")
+        awaited = {f"{image_id}.data" for (image_id,) in staged}
         for path in (*self._folder("images/uploads"), *self._folder("snapshots")):
-            yield Finding(Kind.ORPHANED, f"{path.parent.name}/{path.name}")
+            if path.name not in awaited:
+                yield Finding(Kind.ORPHANED, f"{path.parent.name}/{path.name}")
+        for (name,) in self.database.rows(
+            f"SELECT name FROM images_image WHERE {CUT_OFF}"
+        ):
+            yield Finding(Kind.ORPHANED, f"nobody sends the data of {name} any more")
 
     def age_leftovers(self) -> bool:
-        """Let a day pass for what the panel sweeps a day later; is there any?"""
+        """Let a day pass for what the panel sweeps later; is there any?"""
         old = time.time() - 2 * DAY
+        cut_off = self.database.rows(
+            "UPDATE images_image SET updated_at = now() - interval '2 days'"
+            f" WHERE {CUT_OFF} RETURNING id"
+        )
         found = (*self._folder("images/uploads"), *self._folder("snapshots"))
         for path in found:
             os.utime(path, (old, old))
-        return bool(found)
+        return bool(found or cut_off)
 
     def _folder(self, name: str) -> list[Path]:
         folder = self.world.data_dir / name

@@ -1,6 +1,9 @@
-"""A browser without a screen: it signs in, keeps cookies, and sends forms."""
+"""Who asks the panel: a browser without a screen, which signs in, keeps cookies, and
+sends forms; and a client of the Cloud Images API.
+"""
 
 import http.client
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +16,7 @@ from tools.demo import HOST
 
 SECONDS = 40
 FORM = "application/x-www-form-urlencoded"
+JSON, OCTETS = "application/json", "application/octet-stream"
 # Of everybody in the demo data.
 PASSPHRASE = "try-the-demo"
 HTMX = {"HX-Request": "true"}
@@ -25,8 +29,12 @@ class Cut(Exception):
 @dataclass(frozen=True)
 class Answer:
     status: int
-    location: str
+    headers: http.client.HTTPMessage
     text: str
+
+    @property
+    def location(self) -> str:
+        return self.headers.get("Location", "")
 
     @property
     def ok(self) -> bool:
@@ -100,19 +108,11 @@ class Browser:
         cookies = "; ".join(f"{name}={each}" for name, each in self._cookies.items())
         headers["Cookie"] = cookies
         body = self._body(form, headers, file) if form is not None else None
-        connection = http.client.HTTPConnection(HOST, self._port, timeout=seconds)
-        try:
-            connection.request(method, path, body, headers)
-            response = connection.getresponse()
-            text = response.read().decode(errors="replace")
-        except (OSError, http.client.HTTPException) as error:
-            raise Cut(f"{method} {path}: {error!r}") from error
-        finally:
-            connection.close()
-        for line in response.headers.get_all("Set-Cookie", []):
+        answer = _ask(self._port, method, path, body, headers, seconds)
+        for line in answer.headers.get_all("Set-Cookie", []):
             for name, morsel in SimpleCookie(line).items():
                 self._cookies[name] = morsel.value
-        return Answer(response.status, response.headers.get("Location", ""), text)
+        return answer
 
     def _body(
         self, form: Mapping[str, object], headers: dict[str, str], file: Path | None
@@ -132,3 +132,61 @@ class Browser:
         )
         end = f"\r\n--{boundary}--\r\n"
         return "".join(parts).encode() + file.read_bytes() + end.encode()
+
+
+class ApiClient:
+    """Speaks for one account, and renews its token when that has ended."""
+
+    def __init__(self, port: int, username: str, password: str, account: str) -> None:
+        self._port = port
+        user = {"name": username, "domain": {"id": "default"}, "password": password}
+        identity = {"methods": ["password"], "password": {"user": user}}
+        scope = {"project": {"id": account}}
+        self._who = {"auth": {"identity": identity, "scope": scope}}
+        self._token = ""
+
+    def post(self, path: str, what: Mapping[str, object]) -> Answer:
+        return self._stay_signed_in("POST", path, json.dumps(what).encode(), JSON)
+
+    def put(self, path: str, file: Path) -> Answer:
+        return self._stay_signed_in("PUT", path, file.read_bytes(), OCTETS)
+
+    def _stay_signed_in(self, method: str, path: str, body: bytes, kind: str) -> Answer:
+        if not self._token:
+            self._sign_in()
+        answer = self._ask(method, path, body, kind)
+        if answer.status == 401:
+            self._sign_in()
+            answer = self._ask(method, path, body, kind)
+        return answer
+
+    def _sign_in(self) -> None:
+        path = "/identity/v3/auth/tokens"
+        answer = self._ask("POST", path, json.dumps(self._who).encode(), JSON)
+        if answer.status != 201:
+            raise Cut(f"signing in was answered by {answer.status}")
+        self._token = answer.headers["X-Subject-Token"]
+
+    def _ask(self, method: str, path: str, body: bytes, kind: str) -> Answer:
+        headers = {"Content-Type": kind, "X-Auth-Token": self._token}
+        return _ask(self._port, method, path, body, headers, SECONDS)
+
+
+def _ask(
+    port: int,
+    method: str,
+    path: str,
+    body: bytes | None,
+    headers: dict[str, str],
+    seconds: float,
+) -> Answer:
+    connection = http.client.HTTPConnection(HOST, port, timeout=seconds)
+    try:
+        connection.request(method, path, body, headers)
+        response = connection.getresponse()
+        text = response.read().decode(errors="replace")
+        return Answer(response.status, response.headers, text)
+    except (OSError, http.client.HTTPException) as error:
+        raise Cut(f"{method} {path}: {error!r}") from error
+    finally:
+        connection.close()

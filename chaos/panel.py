@@ -154,6 +154,8 @@ class Panel(demo.Demo):
             "OFFERS_PER_DAY": "1000000",
             "SERVERS_PER_ACCOUNT": "100",
             "MAX_SERVERS": "100",
+            # Less than the visitors' patience.
+            "UPLOAD_WAIT_SECONDS": "10",
         }
         return super()._settings() | more
 

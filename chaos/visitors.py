@@ -1,18 +1,22 @@
-"""People who use the panel all the time, each a thread with a browser."""
+"""People who use the panel all the time, each a thread with a browser and a client of
+the API.
+"""
 
 import hashlib
+import json
 import random
 import re
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 from uuid import UUID, uuid4
 
-from chaos.client import PASSPHRASE, Answer, Browser, Cut
+from chaos.client import PASSPHRASE, Answer, ApiClient, Browser, Cut
 from chaos.ledger import Ledger, Outcome, Share, Thing
 
 MOST_IMAGES = 6
@@ -71,9 +75,15 @@ class Visitor:
     """One user's deeds. Each asks once, and the ledger has what came of it."""
 
     def __init__(
-        self, browser: Browser, ledger: Ledger, disks: Disks, account: Account
+        self,
+        browser: Browser,
+        api: ApiClient,
+        ledger: Ledger,
+        disks: Disks,
+        account: Account,
     ) -> None:
         self.browser = browser
+        self.api = api
         self.ledger = ledger
         self.disks = disks
         self.account = account
@@ -85,10 +95,7 @@ class Visitor:
     # Images
 
     def upload(self, file: Path, *, is_bootable: bool, is_kept: bool) -> Thing:
-        image = self._new("image")
-        image.is_bootable = is_bootable
-        if is_kept:
-            image.digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        image = self._new_image(file, is_bootable, is_kept)
 
         def ask() -> Answer:
             return self.browser.upload(
@@ -98,6 +105,38 @@ class Visitor:
         answer = self._do(image, "create", ask)
         if answer and answer.status == 302:
             image.id = UUID(_found(rf"/images/{_ID}/", answer.location))
+        return image
+
+    def send(
+        self, file: Path, *, is_bootable: bool, is_kept: bool, staged: bool
+    ) -> Thing:
+        """Through the API, where an image is there before its data."""
+        image = self._new_image(file, is_bootable, is_kept)
+        self._do(image, "create", lambda: self._send(image, file, staged=staged))
+        return image
+
+    def _send(self, image: Thing, file: Path, *, staged: bool) -> Answer:
+        images = f"/image/{image.region}/v2/images"
+        about = {"disk_format": file.suffix[1:], "container_format": "bare"}
+        answer = self.api.post(images, {"name": image.name, **about})
+        if answer.status != 201:
+            return answer
+        image.id = UUID(json.loads(answer.text)["id"])
+        there = f"{images}/{image.id}"
+        answer = self.api.put(f"{there}/stage" if staged else f"{there}/file", file)
+        if staged and answer.status == 204:
+            method = {"method": {"name": "glance-direct"}}
+            answer = self.api.post(f"{there}/import", method)
+        if answer.status not in {202, 204}:
+            # The image is there, without data.
+            raise Cut(f"the data of {image} was answered by {answer.status}")
+        return answer
+
+    def _new_image(self, file: Path, is_bootable: bool, is_kept: bool) -> Thing:
+        image = self._new("image")
+        image.is_bootable = is_bootable
+        if is_kept:
+            image.digest = hashlib.sha256(file.read_bytes()).hexdigest()
         return image
 
     def delete_image(self, image: Thing) -> None:
@@ -321,16 +360,21 @@ def act(visitor: Visitor, dice: random.Random, others: list[Visitor]) -> None:
 
 def _upload(visitor: Visitor, dice: random.Random) -> None:
     disks = visitor.disks
+    ways: list[Callable[..., Thing]] = [
+        visitor.upload,
+        partial(visitor.send, staged=False),
+        partial(visitor.send, staged=True),
+    ]
+    way = dice.choice(ways)
     match dice.choice(["bootable", "small", "foreign"]):
         case "bootable":
             with disks.bootable() as file:
-                visitor.upload(file, is_bootable=True, is_kept=True)
+                way(file, is_bootable=True, is_kept=True)
         case "small":
             with disks.small() as file:
-                visitor.upload(file, is_bootable=False, is_kept=True)
+                way(file, is_bootable=False, is_kept=True)
         case _:
-            file = disks.foreign(dice)
-            visitor.upload(file, is_bootable=False, is_kept=False)
+            way(disks.foreign(dice), is_bootable=False, is_kept=False)
 
 
 def open_visitors(
@@ -338,7 +382,13 @@ def open_visitors(
 ) -> list[Visitor]:
     """One visitor for each of these users, with the account in which they work."""
     return [
-        Visitor(Browser(port, username, PASSPHRASE), ledger, disks, account)
+        Visitor(
+            Browser(port, username, PASSPHRASE),
+            ApiClient(port, username, PASSPHRASE, account.number),
+            ledger,
+            disks,
+            account,
+        )
         for username, account in accounts.items()
     ]
 

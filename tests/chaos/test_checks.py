@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -107,6 +108,10 @@ class ChecksTests(TestCase):
     def test_an_image_that_is_gone(self):
         self.checks.ledger.add(self.thing("image", "image-2", Outcome.DONE))
         self.sees(Kind.LOST, "image-2 was acknowledged, and is gone")
+
+    def test_an_image_whose_data_is_not_there(self):
+        Image.objects.filter(pk=self.image.pk).update(status="queued")
+        self.sees(Kind.LOST, "image-1 waits for data that was taken")
 
     def test_an_order_without_an_answer_may_be_gone(self):
         self.checks.ledger.add(self.thing("server", "server-2", Outcome.UNKNOWN))
@@ -235,6 +240,33 @@ class ChecksTests(TestCase):
                 if path.parent.name != str(self.server.pk):
                     path.parent.rmdir()
 
+    def test_data_that_nobody_sends_any_more(self):
+        for state in (
+            {"status": "saving", "staged": False},
+            {"status": "queued", "staged": True, "size": 0},
+        ):
+            with self.subTest(state):
+                Image.objects.filter(pk=self.image.pk).update(
+                    origin="upload", uploaded_format="", **state
+                )
+                self.sees(Kind.ORPHANED, "nobody sends the data of image-1 any more")
+                before = timezone.now()
+                assert self.checks.age_leftovers()
+                [image] = Image.objects.cut_off(since=before - timedelta(days=1))
+                assert image == self.image
+
+    def test_data_that_is_staged_belongs_to_its_image(self):
+        staged = ImageFactory.create(owner=self.acme, name="image-2")
+        Image.objects.filter(pk=staged.pk).update(
+            status="queued", staged=True, size=5, blob=None
+        )
+        staged.blob.delete()
+        self.ledger.add(self.thing("image", "image-2", Outcome.UNKNOWN))
+        self.file(f"images/uploads/{staged.pk}.data")
+        assert self.checks.all() == []
+        self.file(f"images/uploads/{staged.pk}.part")
+        self.sees(Kind.ORPHANED, ".part")
+
     def test_an_order_that_is_done_or_given_up(self):
         Resize.objects.create(server=self.server, before=self.server.flavor)
         Server.objects.update(task="resizing")
@@ -255,7 +287,9 @@ class ChecksTests(TestCase):
         self.sees(Kind.UNEXPLAINED, "image-1: deactivated, no reason")
 
     def test_work_that_does_not_end(self):
-        Image.objects.filter(pk=self.image.pk).update(status="saving")
+        Image.objects.filter(pk=self.image.pk).update(
+            status="saving", uploaded_format="raw"
+        )
         self.sees(Kind.UNFINISHED, "image-1 is still saving")
         Server.objects.update(task="rebooting")
         self.sees(Kind.UNFINISHED, "server-1 is still rebooting")
