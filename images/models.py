@@ -454,8 +454,13 @@ class Image(models.Model):
         )
 
     def reactivate(self) -> None:
-        """Its data is in order again."""
-        self._move(self.Status.ACTIVE, {self.Status.DEACTIVATED}, status_reason="")
+        """Its data is in order again, unless it was deactivated for something else."""
+        self._move(
+            self.Status.ACTIVE,
+            {self.Status.DEACTIVATED},
+            where={"status_reason": self.status_reason},
+            status_reason="",
+        )
 
     def switch_off(self) -> None:
         """Its owner wants nothing to boot from it, until they switch it on again."""
@@ -523,8 +528,10 @@ class Image(models.Model):
         where: Mapping[str, object] = MappingProxyType({}),
         **changes: object,
     ) -> None:
-        # The WHERE clause is the guard: of two workers only one moves the image on.
-        moved = Image.objects.filter(pk=self.pk, status__in=allowed, **where).update(
+        # The WHERE clause is the guard: of two workers only one moves the image on. One
+        # that was deleted and made anew under its ID is another.
+        same = Image.objects.filter(pk=self.pk, created_at=self.created_at)
+        moved = same.filter(status__in=allowed, **where).update(
             status=status, updated_at=timezone.now(), **changes
         )
         try:

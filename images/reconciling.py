@@ -7,7 +7,7 @@ a moment at which a file has no row yet. What is younger than `before` is left a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -51,15 +51,22 @@ class Finding:
 
 
 def all_findings(
-    *, before: datetime, stale: datetime, deep: bool = False
+    *,
+    needed: Callable[[str], Collection[str] | None],
+    before: datetime,
+    stale: datetime,
+    deep: bool = False,
 ) -> Iterator[Finding]:
-    """Everything about images; `deep` reads all of their data, too."""
+    """Everything about images; `deep` reads all of their data, too. `needed` tells the
+    digests on which disks of a backend's servers rest, None while that is unknown.
+    """
     for backend, store in stores().items():
         if reason := _trouble_of(store):
             yield Finding(kind="store unavailable", subject=backend, sentence=reason)
             continue
         yield from uploads_nobody_awaits(store, before=before)
-        yield from files_without_row(backend, store, before=before)
+        if (digests := needed(backend)) is not None:
+            yield from files_without_row(backend, store, digests, before=before)
         yield from images_without_file(backend, store)
         yield from images_with_file_again(backend, store, deep=deep)
         if deep:
@@ -97,7 +104,7 @@ def uploads_nobody_awaits(store: ImageStore, *, before: datetime) -> Iterator[Fi
 
 
 def files_without_row(
-    backend: str, store: ImageStore, *, before: datetime
+    backend: str, store: ImageStore, needed: Collection[str], *, before: datetime
 ) -> Iterator[Finding]:
     # The files first: a row is committed only when its file is there. An upload that
     # is being admitted right now has its claim on the file.
@@ -109,6 +116,16 @@ def files_without_row(
     known = set(Blob.objects.filter(backend=backend).values_list("digest", flat=True))
     unknown = [digest for digest in old if digest not in known]
     for digest in unknown:
+        if digest in needed:
+            yield Finding(
+                kind="file without a row",
+                subject=digest,
+                sentence=(
+                    "A file in the store that no image refers to, and on which the "
+                    "disk of a server rests. Is the database an old backup?"
+                ),
+            )
+            continue
         yield Finding(
             kind="file without a row",
             subject=digest,

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from uuid import UUID
 
+from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 from procrastinate.contrib.django import app as jobs
@@ -26,7 +27,13 @@ from images.models import Image
 from images.reconciling import ORPHANED_AFTER, STALE_AFTER, Finding, mend
 from servers.compute.backends import compute_for
 from servers.compute.base import Compute, ComputeError, PowerState, ServerBusy
-from servers.models import Reconciliation, Server, ServerEvent, What
+from servers.models import (
+    Reconciliation,
+    Server,
+    ServerConflict,
+    ServerEvent,
+    What,
+)
 from servers.snapshots import disks_nobody_awaits, images_without_job
 from servers.watching import servers_that_differ, servers_without_job
 
@@ -98,7 +105,9 @@ def repair(
 def _all_findings(
     *, before: datetime, stale: datetime, deep: bool
 ) -> Iterator[Finding]:
-    yield from images.all_findings(before=before, stale=stale, deep=deep)
+    yield from images.all_findings(
+        needed=_images_needed, before=before, stale=stale, deep=deep
+    )
     yield from images_without_job(stale=stale)
     yield from disks_nobody_awaits(before=before)
     yield from servers_that_differ()
@@ -113,6 +122,14 @@ def _all_findings(
                 kind="region unavailable", subject=backend, sentence=str(error)
             )
     yield from jobs_about_nothing(before=before)
+
+
+def _images_needed(backend: str) -> set[str] | None:
+    try:
+        return compute_for(backend).images_needed()
+    except ComputeError as error:
+        log.warning("the disks of %s cannot be looked at: %s", backend, error)
+        return None
 
 
 def servers_nobody_knows(compute: Compute) -> Iterator[Finding]:
@@ -156,9 +173,20 @@ def processes_out_of_reach(compute: Compute) -> Iterator[Finding]:
                     f"{server} runs on without its folder, so nobody can manage it, "
                     "and its disk goes with it. Copy what matters; a repair ends it."
                 ),
-                mend=partial(compute.destroy, server.pk),
+                mend=partial(_end_out_of_reach, compute, server.pk),
                 needs_consent=True,
             )
+
+
+@transaction.atomic
+def _end_out_of_reach(compute: Compute, server_id: UUID) -> None:
+    # Locked, so that nothing is begun with it in the meantime.
+    broken = Server.objects.settled().filter(status=Server.Status.ERROR)
+    server = broken.select_for_update(no_key=True).filter(pk=server_id).first()
+    found = compute.observe(server_id)
+    if server is None or found.reason or found.power_state is not PowerState.NOSTATE:
+        raise ServerConflict("It has been mended or deleted in the meantime.")
+    compute.destroy(server_id)
 
 
 def jobs_about_nothing(*, before: datetime) -> Iterator[Finding]:

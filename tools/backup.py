@@ -11,11 +11,10 @@ not the PATH's.
         database                        pg_dump's custom format
         servers/<id>/                   disks of the servers that were off
 
-The database comes first, then the files. A file that it names is in the backup unless
-its image was deleted in between, by somebody who wanted that; a file that is newer than
-the database is one too many, which does no harm. The other way round, images that were
-made in between would be without their data. Blobs never change and have their digest as
-name, so each is copied once, and what is there need not be compared.
+Image files are copied before the database and again after it, so all that it names is
+there: what was deleted since, and what came meanwhile. A file that is newer than the
+database is one too many, which does no harm. Blobs never change and have their digest
+as name, so each is copied once, and what is there need not be compared.
 
 The disk of a server that runs changes while it is read, so it is left out and named.
 """
@@ -66,8 +65,10 @@ def save(url: str, data: Path, folder: Path) -> Path:
     draft = folder / f"{backup.name}.new"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft.mkdir(mode=0o700)
-    _run(url, "pg_dump", "--format=custom", f"--file={draft / _DUMP}")
+    # Before, for what is deleted meanwhile; and after, for what comes meanwhile.
     count = _copy_blobs(data / "images" / "blobs", folder / "blobs")
+    _run(url, "pg_dump", "--format=custom", f"--file={draft / _DUMP}")
+    count += _copy_blobs(data / "images" / "blobs", folder / "blobs")
     say(f"database, and {count} image files that were not here yet")
     for server in all_folders(data / "servers"):
         _save_server(server, draft / "servers" / str(server.id))

@@ -3,6 +3,7 @@
     uploads/<id>.part        being received
     uploads/<id>.data        received, kept until it is discarded
     uploads/<id>.work        being converted
+    uploads/<id>.blob        about to become a blob
     uploads/<id>.claim       a second name of the blob it became
     blobs/ab/abcd….qcow2     the SHA-256 as name, read-only, never changed
 
@@ -44,7 +45,7 @@ from images.stores.checking import Checker, missing_program
 from images.stores.receiving import (
     CANNOT_WRITE,
     LocalReceiver,
-    discard_part,
+    discard_if_free,
     sync_file,
     sync_folder,
     telling_trouble,
@@ -64,6 +65,7 @@ _SLOW = "Reading the image took too long: please try again later."
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK}
 # What a broken disk, or a broken file system, says of a file.
 _DAMAGE = {errno.EIO, errno.EUCLEAN, errno.EBADMSG}
+_UPLOAD_GONE = "The uploaded file is no longer there: upload it again."
 _UNREADABLE = "The image cannot be read at the moment."
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _FORMATS: tuple[DiskFormat, ...] = ("raw", "qcow2")
@@ -112,26 +114,32 @@ class LocalStore:
         any_data: bool = False,
         progress: Progress | None = None,
     ) -> Stored:
-        with _locked(self._received(upload_id)):
-            # Asked for again, for it may have been discarded while we waited.
+        with _locked(self._received(upload_id)) as locked:
             final = data = self._received(upload_id)
+            # It may have been discarded while we waited.
+            _insist_on(data, locked)
             found = self._checker.look(data, any_data=any_data)
             if found.will_convert:
                 final = self._upload(upload_id, "work")
                 self._convert(data, found, final, progress=_part(0, 90, progress))
-                sums = _sums_of(final, _part(90, 100, progress))
-            elif found.format == "qcow2":
-                sums = self._read(data, found, progress)
-            else:
-                sums = _sums_of(data, _part(0, 100, progress))
-            stored = Stored(
-                sums.sha256,
-                final.stat().st_size,
-                found.virtual_size,
-                "raw" if found.format == "raw" else "qcow2",
-                sums.md5,
-            )
-            self._keep(upload_id, final, stored)
+            with final.open("rb") as read:
+                if found.will_convert:
+                    sums = _sums_of(final, _part(90, 100, progress))
+                elif found.format == "qcow2":
+                    sums = self._read(data, found, progress)
+                else:
+                    sums = _sums_of(data, _part(0, 100, progress))
+                stored = Stored(
+                    sums.sha256,
+                    os.fstat(read.fileno()).st_size,
+                    found.virtual_size,
+                    "raw" if found.format == "raw" else "qcow2",
+                    sums.md5,
+                )
+                # All was done by name. A name that is still of this file was of it
+                # all the time, for none comes back.
+                _insist_on(data, locked)
+                self._keep(upload_id, final, read.fileno(), stored)
         return stored
 
     def import_file(
@@ -155,9 +163,9 @@ class LocalStore:
 
     @telling_trouble()
     def discard(self, upload_id: UUID) -> None:
-        discard_part(self._upload(upload_id, "part"))
+        discard_if_free(self._upload(upload_id, "part"))
         # The claim goes last: while anything of the upload is left, it protects.
-        for kind in ("work", "data", "claim"):
+        for kind in ("work", "blob", "data", "claim"):
             self._upload(upload_id, kind).unlink(missing_ok=True)
 
     def uploads(self) -> Iterator[Upload]:
@@ -264,25 +272,35 @@ class LocalStore:
             work.unlink(missing_ok=True)
             raise
 
-    def _keep(self, upload_id: UUID, final: Path, stored: Stored) -> None:
-        """Give the file its name among the blobs, and claim it for the upload."""
+    def _keep(self, upload_id: UUID, final: Path, read: int, stored: Stored) -> None:
+        """Give the file that was read its name among the blobs, and claim it for the
+        upload.
+        """
         blob = self._blob(stored.digest, stored.disk_format)
         claim = self._upload(upload_id, "claim")
         with telling_trouble():
             folder = self._folder("blobs", blob.parent.name)
-        final.chmod(0o444)
+        # What is there may have been damaged, and is mended by this.
+        is_sound = blob.exists() and _sums_of(blob).sha256 == stored.digest
+        os.fchmod(read, 0o444)
         with _locked(folder), telling_trouble():
-            if not blob.exists():
-                blob.hardlink_to(final)
-                sync_folder(folder)
             claim.unlink(missing_ok=True)
-            claim.hardlink_to(blob)
+            if not (is_sound and blob.exists()):
+                claim.hardlink_to(final)
+                _insist_on(claim, read)
+                draft = self._upload(upload_id, "blob")
+                draft.unlink(missing_ok=True)
+                draft.hardlink_to(claim)
+                draft.rename(blob)
+                sync_folder(folder)
+            else:
+                claim.hardlink_to(blob)
         self._upload(upload_id, "work").unlink(missing_ok=True)
 
     def _received(self, upload_id: UUID) -> Path:
         path = self._upload(upload_id, "data")
         if not path.exists():
-            raise BlobGone("The uploaded file is no longer there: upload it again.")
+            raise BlobGone(_UPLOAD_GONE)
         return path
 
     def _upload(self, upload_id: UUID, kind: str) -> Path:
@@ -304,8 +322,16 @@ class LocalStore:
         return folder
 
 
+def _insist_on(path: Path, descriptor: int) -> None:
+    """Raise BlobGone if the name is another file's by now."""
+    with suppress(FileNotFoundError):
+        if os.path.samestat(path.stat(), os.fstat(descriptor)):
+            return
+    raise BlobGone(_UPLOAD_GONE)
+
+
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[int]:
     """Alone with this file or folder, among all threads and processes."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     deadline = time.monotonic() + _PATIENCE
@@ -318,7 +344,7 @@ def _locked(path: Path) -> Iterator[None]:
                 if time.monotonic() > deadline:
                     raise StoreError(_BUSY) from None
                 time.sleep(0.02)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 

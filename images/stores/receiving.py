@@ -82,6 +82,8 @@ class LocalReceiver:
     def finish(self) -> Received:
         with telling_trouble():
             os.fsync(self._descriptor)
+        if not discard_if_free(self._whole):
+            raise StoreError("What was sent before is still being checked.")
         try:
             self._part.replace(self._whole)
         except FileNotFoundError:
@@ -95,20 +97,24 @@ class LocalReceiver:
         self._descriptor = -1
 
 
-def discard_part(part: Path) -> None:
-    """Remove what a killed process has left; what somebody writes to is theirs."""
+def discard_if_free(path: Path) -> bool:
+    """Remove what a killed process has left. False for what somebody is at work on,
+    which stays.
+    """
     try:
-        descriptor = os.open(part, os.O_WRONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        return
+        return True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if part.exists() and os.path.samestat(os.fstat(descriptor), part.stat()):
-            part.unlink()
+        if os.path.samestat(os.fstat(descriptor), path.stat()):
+            path.unlink()
+            return True
     except (BlockingIOError, FileNotFoundError):
-        pass  # it is being written to, or has come to its end meanwhile
+        pass
     finally:
         os.close(descriptor)
+    return not path.exists()
 
 
 def too_large(limit: int) -> TooLarge:

@@ -145,6 +145,11 @@ class Compute(Protocol):
     def server_ids(self) -> set[UUID]:
         """Every server that has anything here, also those the panel has forgotten."""
 
+    def images_needed(self) -> set[str]:
+        """Digests of the images whose files the disks here rest on, also those of
+        servers that the panel has forgotten.
+        """
+
     def spawn(self, spec: ServerSpec) -> Observed:
         """Make the server and start it. One that was switched off since stays off."""
 

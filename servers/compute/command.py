@@ -68,6 +68,11 @@ def server_command(
     ]
 
 
+def ssh_port(netdev: str) -> int:
+    """The host's port, as the argument -netdev of a running server has it."""
+    return int(netdev.removesuffix("-:22").rpartition(":")[2])
+
+
 def idle_command(qemu: str, server_id: UUID, files: OpenFiles) -> list[str]:
     """No machine, only the disk: for work on a server that is off. The disk was in
     the hands of the guest, so this happens behind the same walls."""

@@ -17,7 +17,7 @@ from servers.compute.base import (
     ServerBusy,
     ServerSpec,
 )
-from servers.compute.command import DISK
+from servers.compute.command import DISK, ssh_port
 from servers.compute.disks import GB, read_header
 from servers.compute.folder import ServerFolder, State, Unreadable, Wanted
 from servers.compute.launch import (
@@ -98,6 +98,8 @@ def look(settings: QemuSettings, folder: ServerFolder) -> Observed:
 
 def glance(settings: QemuSettings, folder: ServerFolder) -> Observed:
     """What can be seen while somebody else works with the server."""
+    if folder.rebuilt.is_dir():
+        raise ServerBusy("The server's disk is being exchanged.")
     if is_running(folder):
         return observed(settings, folder, PowerState.RUNNING)
     if folder.state().wanted is Wanted.OFF:
@@ -119,11 +121,16 @@ def recover(folder: ServerFolder) -> None:
         folder.state()
     except Unreadable:
         adopt(folder)
-        if is_running(folder):
-            wanted = Wanted.ON
+        found = process.find(folder.pid, folder.id)
+        if found and not found.is_idle:
+            state = State(
+                memory_mb=int(process.argument(found, "-m")),
+                wanted=Wanted.ON,
+                port=ssh_port(process.argument(found, "-netdev")),
+            )
         else:
             wanted = Wanted.OFF if folder.disk.exists() else Wanted.NEW
-        state = State(memory_mb=0, wanted=wanted, reason=_STATE_LOST)
+            state = State(memory_mb=0, wanted=wanted, reason=_STATE_LOST)
         folder.save(replace(state, host=process.host_start()))
 
 

@@ -49,6 +49,12 @@ def find(pid_file: Path, server_id: UUID) -> Found | None:
     return Found(pid, is_idle=after_machine[0] == b"none")
 
 
+def argument(found: Found, name: str) -> str:
+    """What it was started with; raises ValueError if that is not there."""
+    arguments = _arguments(found.pid)
+    return arguments[arguments.index(name.encode()) + 1].decode()
+
+
 def running_in(root: Path) -> dict[UUID, list[int]]:
     """Every QEMU that has a file of a server below the folder open, by the server's
     id; also one whose note is lost, and whose folder is gone. Not those of others.

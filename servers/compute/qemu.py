@@ -65,6 +65,17 @@ class QemuCompute:
         folders = {folder.id for folder in all_folders(root)}
         return folders | process.running_in(root).keys()
 
+    def images_needed(self) -> set[str]:
+        needed = set()
+        for folder in all_folders(self._settings.folder):
+            for place in (folder.path, folder.rebuilt):
+                # One that is damaged starts from nothing.
+                gone = contextlib.suppress(FileNotFoundError, ComputeError)
+                with _telling_trouble(), gone:
+                    backing = disks.read_header(place / folder.disk.name).backing
+                    needed |= {Path(backing).stem} if backing else set()
+        return needed
+
     def spawn(self, spec: ServerSpec) -> Observed:
         self._check_available()
         # Before any place is taken, for a seed may be refused.

@@ -217,8 +217,10 @@ class ImageSchedule(models.Model):
 
     def _keep_newest(self, made: Image) -> None:
         earlier = self.images().exclude(pk=made.pk)
-        kept = earlier.filter(status=Image.Status.ACTIVE)
-        too_old = list(kept[self.keep - 1 :])
+        kept = list(earlier.filter(status=Image.Status.ACTIVE))
+        # What bears a later date is of a clock that was wrong, and goes first.
+        kept.sort(key=lambda image: image.created_at > made.created_at)
+        too_old = kept[self.keep - 1 :]
         failed = list(earlier.filter(status=Image.Status.ERROR))
         for image in too_old + failed:
             # Shared, protected or gone; or the server is about to go.

@@ -3,9 +3,11 @@ from uuid import uuid4
 
 from accounts.permissions import Role
 from images.models import Image
+from images.reconciling import defer_admit
 from sharing.models import ShareEvent
 from tests.api.images import PATCH, V2, ImagesTestCase
 from tests.factories import ImageFactory, ImageShareFactory
+from tests.images.case import lose_jobs
 from tests.limits import limited
 
 
@@ -182,6 +184,13 @@ class CreateTests(ImagesTestCase):
         again = self.call("POST", "/images", {"id": chosen})
         assert again.status_code == 409
         assert "already exists" in again.json()["message"]
+        # Nor while something is still done with one that was deleted.
+        image = Image.objects.get(pk=chosen)
+        defer_admit(image)
+        assert self.call("DELETE", self.at(image)).status_code == 204
+        assert self.call("POST", "/images", {"id": chosen}).status_code == 409
+        lose_jobs()
+        assert self.call("POST", "/images", {"id": chosen}).status_code == 201
 
     def test_what_is_wrong_is_told_and_makes_nothing(self):
         for body, status, words in (

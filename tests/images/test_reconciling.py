@@ -19,6 +19,9 @@ from tests.images.stores.case import needs_qemu
 class ReconcilingTestCase(StoreMixin, CastTestCase):
     """Alice's image has its file; what is older than an hour is old here."""
 
+    # Digests on which disks rest; None while that is unknown.
+    needed = ()
+
     def setUp(self):
         super().setUp()
         Image.objects.all().delete()
@@ -37,7 +40,8 @@ class ReconcilingTestCase(StoreMixin, CastTestCase):
 
     def find(self, *, age=timedelta(hours=1), deep=False):
         now = timezone.now()
-        return list(all_findings(before=now - age, stale=now - age, deep=deep))
+        about = {"before": now - age, "stale": now - age, "deep": deep}
+        return list(all_findings(needed=lambda _: self.needed, **about))
 
     def kinds(self, **options):
         return [finding.kind for finding in self.find(**options)]
@@ -70,6 +74,14 @@ class FindingTests(ReconcilingTestCase):
         assert self.kinds() == []
         self.make_old(path)
         assert self.kinds() == ["file without a row"]
+        self.needed = None
+        assert self.kinds() == []
+        self.needed = [self.web.blob.digest]
+        [finding] = self.find()
+        assert "disk of a server rests" in finding.sentence
+        assert not mend(finding)
+        assert path.exists()
+        self.needed = ()
         self.mend()
 
         assert self.files() == []
@@ -209,6 +221,14 @@ class FindingTests(ReconcilingTestCase):
         Image.objects.get().delete_with_shares(by=self.alice)
 
         assert mend(finding)
+
+    def test_what_its_owner_has_switched_off_is_not_switched_on(self):
+        self.web.deactivate(GONE)
+        [finding] = self.find()
+        assert mend(finding)
+        Image.objects.get().switch_off()
+        assert mend(finding)
+        assert self.status(self.web)[0] == "deactivated"
 
 
 @needs_qemu

@@ -57,6 +57,9 @@ class FakeCompute:
     def server_ids(self) -> set[UUID]:
         return set(self.power)
 
+    def images_needed(self) -> set[str]:
+        return set()
+
     def spawn(self, spec: ServerSpec) -> Observed:
         self.at_spawn.set()
         assert self.may_spawn.wait(10)

@@ -98,6 +98,22 @@ class FindingTests(ReconcilingTestCase):
         assert self.repair() == [("process out of reach", False)]
         assert self.compute.server_ids() == set()
 
+    def test_one_that_is_made_anew_before_it_is_ended_is_left_alone(self):
+        Server.objects.update(status="ERROR")
+        self.compute.power[self.server.pk] = PowerState.NOSTATE
+        [finding] = reconciling.find(older_than=HOUR)
+        self.server.refresh_from_db()
+        self.server.power_on(by=self.bob)
+        work()
+        assert reconciling.mend(finding)
+        assert self.compute.power[self.server.pk] is PowerState.RUNNING
+        assert self.state()[0] == "ACTIVE"
+
+    def test_while_a_region_is_away_nothing_is_known_of_its_disks(self):
+        away = mock.Mock(side_effect=ComputeError("The region is away."))
+        with mock.patch.object(self.compute, "images_needed", away):
+            assert reconciling._images_needed("local") is None
+
     def test_one_with_which_something_is_being_done_is_in_reach(self):
         Server.objects.update(status="ERROR")
         busy = ServerBusy("Something else is being done with this server.")

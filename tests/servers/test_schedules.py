@@ -335,6 +335,18 @@ class ClockTests(ScheduleTestCase):
 
         assert self.days() == [25]
 
+    def test_one_of_the_future_goes_first(self):
+        schedule = self.schedule(keep=2)
+        self.make_due(schedule.next_at)
+        [future] = self.made()
+        Image.objects.filter(pk=future.pk).update(
+            created_at=datetime.now(UTC) + 90 * DAY
+        )
+        for day in 1, 2:
+            self.make_due(MIDNIGHT + day * DAY + 2 * HOUR)
+        assert future not in self.made()
+        assert self.days() == [25, 26]
+
 
 class RetentionTests(ScheduleTestCase):
     def run_days(self, *days):

@@ -126,18 +126,31 @@ class FilesTests(BackupTestCase):
         self.restore(second)
         assert self.blobs(self.fresh) == self.blobs(self.data)
 
-    def test_the_database_comes_before_the_files(self):
-        image = self.add_image(b"one")
-        copy = backup._copy_blobs
+    def test_all_that_the_database_names_is_there_whatever_goes_on(self):
+        first = self.add_image(b"one")
+        copy, copied = backup._copy_blobs, []
 
-        def deleted_before(source, target):
-            assert list((self.folder / "backups").glob("*.new/database"))
-            shutil.rmtree(source)
-            return copy(source, target)
+        def meanwhile(source, target):
+            """The second comes before the dump, the first goes after it."""
+            if copied:
+                assert list((self.folder / "backups").glob("*.new/database"))
+                store_for("local").path(first.blob.digest).unlink()
+            copied.append(copy(source, target))
+            if len(copied) == 1:
+                self.add_image(b"two")
+            return copied[-1]
 
-        with mock.patch("tools.backup._copy_blobs", deleted_before):
+        with mock.patch("tools.backup._copy_blobs", meanwhile):
             saved = self.save()
         self.restore(saved)
+        assert copied == [1, 1]
+        assert len(self.blobs(self.fresh)) == 2
+        assert "not in the backup" not in self.said.getvalue()
+
+    def test_a_file_that_is_lost_is_named(self):
+        image = self.add_image(b"one")
+        store_for("local").path(image.blob.digest).unlink()
+        self.restore(self.save())
         assert f"not in the backup: the image file {image.blob.digest}" in (
             self.said.getvalue()
         )

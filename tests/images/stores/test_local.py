@@ -27,6 +27,7 @@ from images.stores import (
     StoreFull,
     TooLarge,
     Unavailable,
+    local,
     store_for,
 )
 from images.stores.local import LocalStore
@@ -122,6 +123,31 @@ class ReceiveTests(StoreCase):
             receiver.write(b"of it")
             receiver.finish()
         assert (self.uploads / f"{upload_id}.data").read_bytes() == b"all of it"
+
+    def test_nothing_takes_the_place_of_what_is_being_checked(self):
+        image = corpus.raw_mbr(self.folder / "image")
+        upload_id = self.upload(image)
+        other = image.read_bytes() + b"other"
+
+        def meanwhile(path, progress=None, sums_of=local._sums_of):
+            """By way of the panel; and past it, as somebody who may write there."""
+            found = sums_of(path, progress)
+            with self.store.receive(upload_id, limit=GIB) as receiver:
+                receiver.write(other)
+                with pytest.raises(StoreError, match="still being checked"):
+                    receiver.finish()
+            path.unlink()
+            path.write_bytes(other)
+            return found
+
+        with (
+            patch.object(local, "_sums_of", meanwhile),
+            pytest.raises(BlobGone, match="no longer there"),
+        ):
+            self.store.admit(upload_id)
+        assert list(self.store.files()) == []
+        stored = self.store.admit(upload_id)
+        assert self.store.path(stored.digest).read_bytes() == other
 
     def test_what_was_removed_while_it_came_is_said_to_be_gone(self):
         upload_id = uuid4()
@@ -414,6 +440,17 @@ class DeleteTests(StoreCase):
         path.chmod(0o644)
         corpus.patched(path, 12345, b"!")
         assert not self.store.verify(self.digest)
+
+    def test_a_blob_that_is_damaged_is_mended_by_the_same_data(self):
+        path = self.store.path(self.digest)
+        path.chmod(0o644)
+        corpus.patched(path, 12345, b"!")
+        self.store.discard(self.upload_id)
+        again = self.upload(corpus.raw_mbr(self.folder / "image", 3 * MIB))
+        assert self.store.admit(again).digest == self.digest
+        assert self.store.verify(self.digest)
+        self.store.discard(again)
+        assert self.left_over() == []
 
     def test_only_what_is_broken_is_called_damaged(self):
         with patch("images.stores.local._sums_of") as sums:

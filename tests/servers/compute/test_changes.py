@@ -16,6 +16,7 @@ from servers.compute.base import (
     NoCapacity,
     PowerOff,
     PowerState,
+    ServerBusy,
 )
 from tests.servers.compute import guest
 from tests.servers.compute.region import ServerTestCase, needs_qemu
@@ -120,7 +121,12 @@ class RebuildTests(ServerTestCase):
             pytest.raises(ComputeError),
         ):
             self.rebuild(spec)
-        assert self.server_folder(spec).rebuilt.is_dir()
+        folder = self.server_folder(spec)
+        assert folder.rebuilt.is_dir()
+        assert self.compute.images_needed() == {"image", "other"}
+        # Of an exchange that has only to be ended nobody must hear that it is not done.
+        with folder.locked(patience=0), pytest.raises(ServerBusy):
+            self.compute.observe(spec.id)
 
         self.compute.power_on(replace(spec, image=self.other))
 

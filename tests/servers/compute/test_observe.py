@@ -209,6 +209,11 @@ class ObserveTests(ServerTestCase):
         with self.server_folder(spec).locked(patience=0):
             assert self.compute.observe(spec.id).power_state is PowerState.SHUTDOWN
 
+    def test_it_is_told_which_images_are_needed(self):
+        image = self.spawn().image
+        (self.folder / "servers" / str(uuid4())).mkdir()
+        assert self.compute.images_needed() == {image.path.stem}
+
     def test_of_one_that_is_being_started_nothing_is_said(self):
         spec = self.spawn()
         self.kill(spec)
@@ -232,12 +237,16 @@ class ObserveTests(ServerTestCase):
         state = self.server_folder(spec).path / "state.json"
         for power in (PowerState.RUNNING, PowerState.SHUTDOWN):
             with self.subTest(power):
+                before = self.server_folder(spec).state()
                 state.write_text("")
                 # It holds up nobody else meanwhile.
                 self.compute.power_on(other)
                 self.compute.power_off(other.id, patience=0)
                 found = self.compute.observe(spec.id)
                 assert found.power_state is power
+                if power is PowerState.RUNNING:
+                    after = self.server_folder(spec).state()
+                    assert (after.port, after.memory_mb) == (before.port, 32)
                 self.compute.power_off(spec.id, patience=0)
         assert "could not be read" in found.reason
         found = self.compute.power_on(spec)
