@@ -93,7 +93,8 @@ def credential_body(
         "user_id": str(credential.user_id),
         "project_id": credential.account_id,
         "roles": roles_body(credential.roles),
-        "expires_at": time_of(end) if end else None,
+        # Without a zone, as Keystone tells this one time.
+        "expires_at": time_of(end).removesuffix("Z") if end else None,
         "unrestricted": False,
         "access_rules": [],
         "system": None,

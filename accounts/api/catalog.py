@@ -35,7 +35,7 @@ def catalog(
                     "url": request.build_absolute_uri(path.format(region=region.code)),
                 }
                 for region in regions
-                for interface in ("public", "internal")
+                for interface in ("public", "internal", "admin")
             ],
         }
         for kind, name, path in SERVICES

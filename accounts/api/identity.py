@@ -143,7 +143,19 @@ def show_domain(request: ApiRequest, domain_id: str) -> HttpResponse:
 
 @router.get("/regions", summary="List regions", response=dict[str, Any])
 def list_regions(request: ApiRequest) -> HttpResponse:
-    regions = [
+    return JsonResponse(listed(request, "regions", _regions(request)))
+
+
+@router.get("/regions/{region}", summary="Show a region", response=dict[str, Any])
+def show_region(request: ApiRequest, region: str) -> HttpResponse:
+    for each in _regions(request):
+        if each["id"] == region:
+            return JsonResponse({"region": each})
+    raise NotFound("Could not find region.")
+
+
+def _regions(request: ApiRequest) -> list[dict[str, Any]]:
+    return [
         {
             "id": region.code,
             "description": region.name,
@@ -152,7 +164,6 @@ def list_regions(request: ApiRequest) -> HttpResponse:
         }
         for region in request.caller.regions
     ]
-    return JsonResponse(listed(request, "regions", regions))
 
 
 def _domain(request: ApiRequest) -> dict[str, Any]:

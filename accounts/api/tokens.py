@@ -344,7 +344,9 @@ def _is_default(domain: DomainIn | None) -> bool:
     """There is one domain; whoever names none means it."""
     if domain is None:
         return True
-    return domain.id in {None, DOMAIN["id"]} and domain.name in {None, DOMAIN["name"]}
+    # Without regard to case, as Keystone on MySQL: many openrc files say default.
+    given = {text.lower() for text in (domain.id, domain.name) if text is not None}
+    return given <= {DOMAIN["id"].lower(), DOMAIN["name"].lower()}
 
 
 def _text(text: str) -> str:

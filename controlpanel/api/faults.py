@@ -209,6 +209,8 @@ def _sentence_of(problem: ValidationError) -> str:
     # ("body", "payload", "name"): where it was looked for says nothing to the caller.
     place = ".".join(str(part) for part in first.get("loc", ())[2:])
     place = place or str(first.get("loc", ("request",))[-1])
+    if first.get("type") == "extra_forbidden":
+        return f"There is no support for {place.rpartition('.')[2][:50]} here."
     return f"Invalid input for {place}: {first.get('msg', 'it is not valid')}."
 
 

@@ -44,6 +44,7 @@ def server_body(
     """
     image, flavor = f"images/{server.image_id}", f"flavors/{server.flavor_id}"
     status, launched = Server.Status(server.status), server.launched_at
+    host, version = server.ssh_host, _version(server.ssh_host)
     body = brief(request, region, server) | {
         "status": _DOING.get(server.task, status),
         "tenant_id": server.account_id,
@@ -53,10 +54,10 @@ def server_body(
         "hostId": "",
         "image": _reference(request, region, image) if server.image_id else "",
         "flavor": _reference(request, region, flavor),
-        "addresses": _addresses(server),
-        "accessIPv4": "",
-        "accessIPv6": "",
-        "metadata": _metadata(server),
+        "addresses": addresses(server),
+        "accessIPv4": host if version == 4 else "",
+        "accessIPv6": host if version == 6 else "",
+        "metadata": metadata(server),
         "key_name": key_names.get(server.public_key) if server.public_key else None,
         "config_drive": "",
         "security_groups": [{"name": "default"}],
@@ -65,7 +66,7 @@ def server_body(
         "OS-EXT-STS:task_state": server.task or None,
         "OS-EXT-STS:vm_state": _VM_STATES[status],
         "OS-EXT-STS:power_state": _POWER.get(status, PowerState.NOSTATE).value,
-        "OS-SRV-USG:launched_at": launched and launched.isoformat(),
+        "OS-SRV-USG:launched_at": launched and _time_without_zone(launched),
         "OS-SRV-USG:terminated_at": None,
         "os-extended-volumes:volumes_attached": [],
     }
@@ -124,14 +125,25 @@ def _reference(request: HttpRequest, region: str, path: str) -> dict[str, Any]:
     }
 
 
-def _addresses(server: Server) -> dict[str, Any]:
+def _time_without_zone(at: datetime) -> str:
+    """As Nova tells this one time: clients in Go read no other form of it."""
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")
+
+
+def addresses(server: Server) -> dict[str, Any]:
+    """Its host's address, which clients need not ask for another one in front of."""
     if not server.ssh_host:
         return {}
-    version = 6 if ":" in server.ssh_host else 4
-    return {"ssh": [{"addr": server.ssh_host, "version": version}]}
+    about = {"OS-EXT-IPS:type": "floating", "OS-EXT-IPS-MAC:mac_addr": ""}
+    version = _version(server.ssh_host)
+    return {"ssh": [{"addr": server.ssh_host, "version": version, **about}]}
 
 
-def _metadata(server: Server) -> dict[str, str]:
+def _version(host: str) -> int:
+    return 6 if ":" in host else 4
+
+
+def metadata(server: Server) -> dict[str, str]:
     if not (server.is_active and server.ssh_port):
         return {}
     return {"ssh": f"ssh -p {server.ssh_port} root@{server.ssh_host}"}

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.db.models import Sum
 from django.http import HttpResponse, JsonResponse
 from ninja import Path, Router
 
@@ -68,13 +69,14 @@ def show_extra_specs(
 def show_limits(request: ApiRequest, region: Path[str]) -> HttpResponse:
     """The account's limits for all regions and their use; -1 is no limit."""
     servers, memory = request.account.quota_uses(Quota.SERVERS, Quota.MEMORY_MB)
+    cores = request.account.servers.aggregate(used=Sum("flavor__vcpus"))
     absolute = {
         "maxTotalInstances": servers.limit,
         "totalInstancesUsed": servers.used,
         "maxTotalRAMSize": memory.limit,
         "totalRAMUsed": memory.used,
         "maxTotalCores": -1,
-        "totalCoresUsed": 0,
+        "totalCoresUsed": cores["used"] or 0,
         "maxTotalKeypairs": MOST_KEYS,
         "maxServerMeta": 0,
         "maxServerGroups": 0,

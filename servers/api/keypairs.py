@@ -55,8 +55,8 @@ def create_keypair(
 ) -> HttpResponse:
     """A pair is not generated here: a private key belongs where it was made."""
     wanted = body.keypair
-    if not wanted.name.isprintable():
-        raise BadRequest("The name has characters that cannot be seen.")
+    if not wanted.name.isprintable() or "/" in wanted.name:
+        raise BadRequest("The name has a slash, or characters that cannot be seen.")
     if not wanted.public_key:
         raise BadRequest("Give a public_key: key pairs are not generated here.")
     try:

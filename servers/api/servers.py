@@ -3,12 +3,13 @@
 import re
 import secrets
 import uuid
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 from django.db.models.fields.tuple_lookups import Tuple, TupleLessThan
 from django.http import HttpResponse, JsonResponse
-from ninja import Path, Router, Schema
+from ninja import Path, Query, Router, Schema
 from pydantic import ConfigDict, Field, SecretStr, StrictInt
 
 from accounts.api.gate import ApiRequest, insist_on, requires
@@ -18,7 +19,7 @@ from controlpanel.api.describe import describe
 from controlpanel.api.faults import BadRequest, Fault, Forbidden, NotFound
 from images.api.values import read_properties
 from images.models import Image
-from servers.api.bodies import address, brief, server_body
+from servers.api.bodies import address, addresses, brief, metadata, server_body
 from servers.compute.backends import compute_for
 from servers.compute.base import ComputeError, ComputeUnavailable
 from servers.models import (
@@ -30,6 +31,7 @@ from servers.models import (
 
 router = Router(tags=["Servers"])
 
+ANY = dict[str, Any]
 MOST = 1000
 CONSOLE_BYTES = 65536
 AWAY_SECONDS = "30"
@@ -85,6 +87,7 @@ class Order(Strict):
 class NewServer(Strict):
     server: Order
     hints: dict[str, Any] = Field({}, alias="os:scheduler_hints")
+    old_hints: dict[str, Any] = Field({}, alias="OS-SCH-HNT:scheduler_hints")
 
 
 class Renaming(Schema):
@@ -95,17 +98,29 @@ class Change(Schema):
     server: Renaming
 
 
+class Wanted(Schema):
+    """What servers are listed by. All of them is what nobody gets by a slip."""
+
+    name: str | None = None
+    status: str | None = None
+    image: str | None = None
+    flavor: str | None = None
+    ip: str | None = None
+    ip6: str | None = None
+    reservation_id: str | None = None
+    changes_since: str | None = Field(None, alias="changes-since")
+    changes_before: str | None = Field(None, alias="changes-before")
+    all_tenants: str | None = None
+    limit: int | None = None
+    marker: str | None = None
+
+
 @router.get("/servers", summary="List servers", response=dict[str, Any])
 @requires(Capability.VIEW_SERVERS)
 def list_servers(
-    request: ApiRequest,
-    region: Path[str],
-    name: str | None = None,
-    status: str | None = None,
-    limit: int | None = None,
-    marker: str | None = None,
+    request: ApiRequest, region: Path[str], wanted: Query[Wanted]
 ) -> HttpResponse:
-    found, more = _listed(request, region, name, status, limit, marker)
+    found, more = _listed(request, region, wanted)
     bodies = [brief(request, region, server) for server in found]
     return JsonResponse({"servers": bodies, **_next(request, found, more)})
 
@@ -113,15 +128,10 @@ def list_servers(
 @router.get("/servers/detail", summary="List servers in full", response=dict[str, Any])
 @requires(Capability.VIEW_SERVERS)
 def list_servers_in_full(
-    request: ApiRequest,
-    region: Path[str],
-    name: str | None = None,
-    status: str | None = None,
-    limit: int | None = None,
-    marker: str | None = None,
+    request: ApiRequest, region: Path[str], wanted: Query[Wanted]
 ) -> HttpResponse:
     """Newest first; `name` is looked for anywhere in the names."""
-    found, more = _listed(request, region, name, status, limit, marker)
+    found, more = _listed(request, region, wanted)
     names = _key_names(request)
     bodies = [server_body(request, region, each, key_names=names) for each in found]
     return JsonResponse({"servers": bodies, **_next(request, found, more)})
@@ -141,6 +151,8 @@ def create_server(
     has accepted. The root password is in this answer and nowhere else.
     """
     order = body.server
+    if body.hints or body.old_hints:
+        raise BadRequest("There is no support for scheduler hints here.")
     _insist_on_what_there_is(order, region)
     image = _bootable(request, region, order)
     flavor = _flavor(order.flavorRef)
@@ -276,6 +288,48 @@ def act(
     return HttpResponse(status=202)
 
 
+@router.get("/servers/{server_id}/ips", summary="Show a server's address", response=ANY)
+@requires(Capability.VIEW_SERVERS)
+def show_ips(request: ApiRequest, region: Path[str], server_id: str) -> HttpResponse:
+    """Of the host, for SSH."""
+    server = _find(request, region, server_id)
+    return JsonResponse({"addresses": addresses(server)})
+
+
+@router.get(
+    "/servers/{server_id}/metadata", summary="Show a server's metadata", response=ANY
+)
+@requires(Capability.VIEW_SERVERS)
+def show_metadata(
+    request: ApiRequest, region: Path[str], server_id: str
+) -> HttpResponse:
+    """The command for SSH."""
+    server = _find(request, region, server_id)
+    return JsonResponse({"metadata": metadata(server)})
+
+
+@router.get(
+    "/servers/{server_id}/os-security-groups",
+    summary="Show a server's security groups",
+    response=ANY,
+)
+@requires(Capability.VIEW_SERVERS)
+def show_security_groups(
+    request: ApiRequest, region: Path[str], server_id: str
+) -> HttpResponse:
+    """None."""
+    _find(request, region, server_id)
+    return JsonResponse({"security_groups": []})
+
+
+@router.get("/os-availability-zone", summary="List availability zones", response=ANY)
+@requires(Capability.VIEW_SERVERS)
+def list_zones(request: ApiRequest, region: Path[str]) -> HttpResponse:
+    """One, which is the region."""
+    zone = {"zoneName": region, "zoneState": {"available": True}, "hosts": None}
+    return JsonResponse({"availabilityZoneInfo": [zone]})
+
+
 def _create_image(
     request: ApiRequest, region: str, server: Server, wanted: NewImage
 ) -> HttpResponse:
@@ -322,32 +376,65 @@ def _find(request: ApiRequest, region: str, server_id: str) -> Server:
 
 
 def _listed(
-    request: ApiRequest,
-    region: str,
-    name: str | None,
-    status: str | None,
-    limit: int | None,
-    marker: str | None,
+    request: ApiRequest, region: str, wanted: Wanted
 ) -> tuple[list[Server], bool]:
     """So many servers after the marker, and whether there are more."""
-    if limit is not None and limit < 0:
+    if wanted.limit is not None and wanted.limit < 0:
         raise BadRequest("The limit must be a number that is not negative.")
-    servers = _own(request, region)
-    if name:
-        # Nova takes a pattern; of patterns its clients send only ^name$.
-        exact = re.fullmatch(r"\^(.*)\$", name.replace("\0", ""))
-        text = exact[1] if exact else name.replace("\0", "")
-        servers = servers.filter(**{"name" if exact else "name__icontains": text})
-    if status:
-        servers = servers.filter(status=status.upper().replace("\0", "")[:10])
-    if marker:
-        last = _marker(request, region, marker)
+    if (wanted.all_tenants or "0").lower() not in {"0", "false", "f", "no", "off"}:
+        raise Forbidden("Nobody lists the servers of other projects.")
+    servers = _matching(_own(request, region), wanted)
+    if wanted.marker:
+        last = _marker(request, region, wanted.marker)
         servers = servers.filter(
             TupleLessThan(Tuple("created_at", "id"), (last.created_at, last.pk))
         )
-    most = min(MOST if limit is None else limit, MOST)
+    most = min(MOST if wanted.limit is None else wanted.limit, MOST)
     found = list(servers.order_by("-created_at", "-id")[: most + 1])
     return found[:most], len(found) > most
+
+
+def _matching(servers: ServerQuerySet, wanted: Wanted) -> ServerQuerySet:
+    if wanted.name:
+        # Nova takes a pattern; of patterns its clients send only ^name$.
+        exact = re.fullmatch(r"\^(.*)\$", _text(wanted.name))
+        text = exact[1] if exact else _text(wanted.name)
+        servers = servers.filter(**{"name" if exact else "name__icontains": text})
+    if wanted.status:
+        servers = servers.filter(status=_text(wanted.status).upper()[:10])
+    if wanted.image is not None:
+        try:
+            servers = servers.filter(image_id=UUID(wanted.image.rpartition("/")[2]))
+        except ValueError:
+            servers = servers.none()
+    if wanted.flavor is not None:
+        key = _text(wanted.flavor).rpartition("/")[2]
+        servers = servers.filter(flavor_id=key)
+    for host in (wanted.ip, wanted.ip6):
+        if host is not None:
+            servers = servers.filter(ssh_host__icontains=_text(host))
+    if wanted.reservation_id is not None:
+        servers = servers.none()
+    if wanted.changes_since is not None:
+        servers = servers.filter(changed_at__gte=_time(wanted.changes_since))
+    if wanted.changes_before is not None:
+        servers = servers.filter(changed_at__lte=_time(wanted.changes_before))
+    return servers
+
+
+def _text(text: str) -> str:
+    """Without the one character that PostgreSQL keeps none of."""
+    return text.replace("\0", "")
+
+
+def _time(text: str) -> datetime:
+    try:
+        when = datetime.fromisoformat(text)
+        if not 1 < when.year < 9999:
+            raise ValueError(text)
+    except ValueError:
+        raise BadRequest(f"{text[:50]} is no time.") from None
+    return when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
 
 
 def _marker(request: ApiRequest, region: str, marker: str) -> Server:

@@ -1,3 +1,7 @@
+from datetime import datetime, timedelta
+
+from django.utils import timezone
+
 from accounts.permissions import Role
 from servers.models import Server, ServerEvent
 from sharing.models import ImageShare
@@ -110,6 +114,7 @@ class CreateTests(ComputeTestCase):
             {"adminPass": "of two\nlines of text"},
             {"adminPass": "x" * 129},
             {"adminPass": "語" * 43},
+            {"user_data": "IyEvYmluL3No"},
         ):
             with self.subTest(changes=changes):
                 response = self.order(**changes)
@@ -155,6 +160,18 @@ class ServerTests(ComputeTestCase):
         assert body["image"]["id"] == str(self.server.image_id)
         assert body["flavor"]["id"] == "small"
         assert body["metadata"]["ssh"].startswith("ssh -p ")
+        assert body["accessIPv4"] == "127.0.0.1"
+        # In the one form that Go's clients read, and with what the SDK looks up.
+        datetime.strptime(body["OS-SRV-USG:launched_at"], "%Y-%m-%dT%H:%M:%S.%f")
+        (address,) = body["addresses"]["ssh"]
+        assert {"OS-EXT-IPS:type", "OS-EXT-IPS-MAC:mac_addr"} <= address.keys()
+        for name in ("ips", "metadata", "os-security-groups"):
+            shown = self.bob_asks("GET", f"{self.path()}/{name}").json()
+            assert shown in (
+                {"addresses": body["addresses"]},
+                {"metadata": body["metadata"]},
+                {"security_groups": []},
+            )
 
     def test_a_broken_one_says_why(self):
         Server.objects.update(status="ERROR", reason="It has crashed.")
@@ -202,8 +219,39 @@ class ServerTests(ComputeTestCase):
                 found = self.bob_asks("GET", f"/servers?{query}").json()["servers"]
                 assert len(found) == count
 
-    def test_a_marker_or_limit_that_is_none_is_refused(self):
-        for query in ("marker=nonsense", "limit=-1", "limit=many"):
+    def test_no_filter_is_passed_over(self):
+        """Or a script that deletes what it has found deletes all."""
+        mine = self.server
+        other = ServerFactory.create(account=self.beta, flavor=self.flavor)
+        Server.objects.filter(pk=other.pk).update(
+            changed_at=timezone.now() - timedelta(days=2)
+        )
+        yesterday = (timezone.now() - timedelta(days=1)).strftime("%Y-%m-%dT%H:%M:%S")
+        for query, found in (
+            (f"image={mine.image_id}", [mine]),
+            ("image=nonsense", []),
+            ("flavor=small", [other, mine]),
+            ("flavor=large%00", []),
+            (f"ip={mine.ssh_host}", [mine]),
+            ("ip=9.9.9.9", []),
+            ("ip6=fe80", []),
+            ("reservation_id=r-1", []),
+            (f"changes-since={yesterday}", [mine]),
+            (f"changes-since={yesterday}Z", [mine]),
+            (f"changes-before={yesterday}", [other]),
+            ("all_tenants=false", [other, mine]),
+        ):
+            with self.subTest(query=query):
+                listed = self.bob_asks("GET", f"/servers?{query}").json()["servers"]
+                assert [each["id"] for each in listed] == [str(x.pk) for x in found]
+        foreign = self.bob_asks("GET", "/servers/detail?all_tenants=True")
+        assert foreign.status_code == 403
+
+    def test_a_marker_limit_or_time_that_is_none_is_refused(self):
+        for query in (
+            *("marker=nonsense", "limit=-1", "limit=many"),
+            *("changes-since=soon", "changes-since=0001-01-01T00:00:00%2B14:00"),
+        ):
             with self.subTest(query=query):
                 assert self.bob_asks("GET", f"/servers?{query}").status_code == 400
 
@@ -255,6 +303,11 @@ class ServerTests(ComputeTestCase):
             with self.subTest(body=body):
                 path = f"{self.path()}/action"
                 assert self.bob_asks("POST", path, body).status_code == 400
+
+    def test_an_action_that_there_is_not_is_named(self):
+        refused = self.act(self.server, rebuild={"imageRef": ""})
+        message = refused.json()["badRequest"]["message"]
+        assert message == "There is no support for rebuild here."
 
     def test_an_image_is_made_of_it(self):
         response = self.act(self.server, createImage={"name": "golden"})
@@ -320,10 +373,20 @@ class RestTests(ComputeTestCase):
         assert self.bob_asks("GET", "/flavors/hidden").status_code == 200
         assert self.bob_asks("GET", "/flavors/none").status_code == 404
 
+    def test_the_zone_is_the_region(self):
+        zones = self.bob_asks("GET", "/os-availability-zone").json()
+        assert zones["availabilityZoneInfo"][0]["zoneName"] == "IAD"
+
     def test_limits_are_the_account_s(self):
         limits = self.bob_asks("GET", "/limits").json()["limits"]["absolute"]
         assert limits["totalInstancesUsed"] == 0
         assert limits["maxTotalInstances"] > 0
+        assert limits["totalCoresUsed"] == 0
+        self.flavor.vcpus = 3
+        self.flavor.save()
+        ServerFactory.create(account=self.beta, flavor=self.flavor)
+        limits = self.bob_asks("GET", "/limits").json()["limits"]["absolute"]
+        assert (limits["totalInstancesUsed"], limits["totalCoresUsed"]) == (1, 3)
 
     def test_a_key_is_imported_shown_and_deleted(self):
         keypair = {"name": "second", "public_key": ED25519}

@@ -135,6 +135,12 @@ class PasswordTests(IdentityTestCase):
             answer = self.sign_in(by_id)
         assert answer.status_code == 429
 
+    def test_the_domain_is_read_without_regard_to_case(self):
+        for domain in ({"name": "default"}, {"id": "Default"}, {"name": "DEFAULT"}):
+            with self.subTest(domain):
+                answer = self.sign_in(by_password("dana", domain=domain))
+                assert answer.status_code == 201
+
     def test_an_id_is_written_in_one_way(self):
         assert self.sign_in(by_password("", id=f"0{self.dana.pk}")).status_code == 401
 
@@ -269,6 +275,8 @@ class CredentialTests(IdentityTestCase):
         made = self.make(plain, name="deploy", expires_at="2999-01-01T00:00:00")
         assert made.status_code == 201
         credential = made.json()["application_credential"]
+        # In the one form that Go's clients read.
+        assert credential["expires_at"] == "2999-01-01T00:00:00.000000"
         path = f"{V3}/users/{self.dana.pk}/application_credentials/{credential['id']}"
         assert "secret" not in self.api("GET", path, token=plain).text
 
