@@ -339,7 +339,7 @@ def done(request: AccountRequest, server: Server, sentence: str) -> HttpResponse
     """Back to the page from which the dialog was opened, list or detail."""
     messages.success(request, sentence)
     there = link(request, "servers:detail", server.pk)
-    here = request.htmx.current_url_abs_path
-    if here and here.startswith(f"/{request.account.number}/servers/"):
+    here = request.htmx.current_url_abs_path or ""
+    if here.partition("?")[0] == link(request, "servers:list").partition("?")[0]:
         there = here
     return leave_for(request, there)

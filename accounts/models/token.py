@@ -74,7 +74,10 @@ class ApplicationCredentialQuerySet(models.QuerySet["ApplicationCredential"]):
                     expires_at=expires_at,
                 )
         except IntegrityError:
-            raise Conflict(f"You have a credential named {name} already.") from None
+            raise Conflict(
+                f"You have a credential named {name} already. Its secret was shown "
+                "once; if you have lost it, delete the credential and make another."
+            ) from None
         made.secret = secret
         return made
 

@@ -1,7 +1,7 @@
 """Compute v2.1: the part of Nova's API that images are used by.
 
 One microversion, 2.1. A server has a port for SSH in place of networks: its address and
-the command stand in `addresses` and in `metadata`.
+the command stand in its addresses and metadata.
 """
 
 from collections.abc import Callable

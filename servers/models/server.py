@@ -69,12 +69,15 @@ class ServerQuerySet(models.QuerySet["Server"]):
         return self.filter(task="", launched_at__isnull=False)
 
     def withdrawn(self) -> ServerQuerySet:
-        """Servers whose disk rests on data that their account may not use any more:
-        not as a base image, nor an own one, nor one that it has accepted.
+        """Servers whose disk rests on data of an image that their account may not use
+        any more: a base image, an own one, or one that it has accepted. The same data
+        under another name does not count, since nobody would know of it.
         """
-        images = Image.objects.filter(blob=OuterRef("blob"))
+        images = Image.objects.filter(pk=OuterRef("image"), blob=OuterRef("blob"))
         shares = ImageShare.objects.accepted().filter(
-            image__blob=OuterRef("blob"), consumer=OuterRef("account")
+            image=OuterRef("image"),
+            image__blob=OuterRef("blob"),
+            consumer=OuterRef("account"),
         )
         return self.filter(
             ~Exists(images.filter(Q(owner=None) | Q(owner=OuterRef("account")))),
@@ -481,6 +484,8 @@ class Server(MadeFrom):
     @transaction.atomic
     def rename(self, name: str, *, by: User) -> None:
         """Change the name in the panel; the machine keeps its host name."""
+        if name == self.name:
+            return
         kept = Server.objects.filter(pk=self.pk).exclude(task=self.Task.DELETING)
         if not kept.update(name=name, changed_at=timezone.now()):
             raise ServerConflict(f"{self} has been deleted in the meantime.")

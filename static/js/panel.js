@@ -55,6 +55,9 @@
     opener = null;
   });
 
+  // A dialog's page that was opened by itself has nothing to be closed: its form leaves it.
+  for (const form of document.querySelectorAll(".sheet-page form[hx-post]")) form.removeAttribute("hx-post");
+
   // ---- Focus: what is swapped away while it has the focus hands it on.
   let focused = null;
   document.addEventListener("focusin", (event) => {

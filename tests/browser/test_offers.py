@@ -123,10 +123,10 @@ class NotificationTests:
 def test_the_list_that_an_answer_brings_waits_for_an_open_menu(bob, cast, offer):
     own = ImageFactory.create(owner=cast.beta, name="our own")
     page = bob.go(cast.beta)
-    held = []
+    held, goes_on = [], []
 
     def hold(route):
-        held.append(route)
+        route.continue_() if goes_on else held.append(route)
 
     page.route("**/images/", hold)
     bob.review(cast.image)
@@ -135,15 +135,29 @@ def test_the_list_that_an_answer_brings_waits_for_an_open_menu(bob, cast, offer)
     page.get_by_role("button", name=f"Actions for {own.name}").click()
     menu = page.locator(".menu:popover-open")
     expect(menu).to_be_visible()
+    goes_on.append(True)
     with page.expect_response("**/images/"):
         held.pop().continue_()
-    page.unroute("**/images/")
 
     page.wait_for_load_state("networkidle")
     expect(menu).to_be_visible()
     expect(bob.row(cast.image.name)).to_have_count(0)
     page.keyboard.press("Escape")
     expect_to_be_listed(bob, cast.image)
+
+
+def test_the_list_shows_what_somebody_else_has_changed(bob, cast, offer):
+    page = bob.page
+    page.clock.install()
+    bob.go(cast.beta)
+    expect(bob.row(cast.image.name)).to_have_count(0)
+    offer.accept(by=cast.bob)
+    page.clock.fast_forward(30_000)
+    expect_to_be_listed(bob, cast.image)
+    offer.revoke(by=cast.alice)
+    page.clock.fast_forward(30_000)
+    expect(page.get_by_role("heading", name="An image was taken back")).to_be_visible()
+    expect(bob.row(cast.image.name)).to_have_count(0)
 
 
 @pytest.mark.parametrize("place", [SAVED_IMAGES, CREATE_SERVER])

@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 
 from images.models import Image
 from servers import tasks
-from servers.models import ImageSchedule, Server
+from servers.models import ImageSchedule, Server, ServerEvent
 from tests.factories import ImageFactory, ImageShareFactory
 from tests.servers.factories import FlavorFactory, ServerFactory
 from tests.servers.fakes import FakeCompute, without_machines
@@ -165,6 +165,26 @@ def test_another_image_is_chosen_for_a_server(cast, bob):
     page.get_by_label("I know that all data").check()
     page.get_by_role("button", name="Rebuild").dblclick()
     expect(page.get_by_role("heading", name="web-1 is being rebuilt")).to_be_visible()
+
+
+def test_a_dialog_s_page_of_its_own_is_left_when_it_is_done(cast, bob):
+    server = ServerFactory.create(account=cast.beta, name="web-1", active=True)
+    page = bob.go(cast.beta, f"servers/{server.pk}/rename/")
+    bob.field("Name").fill("web-2")
+    bob.button("Rename").click()
+    expect(page.get_by_role("heading", name="web-2", exact=True)).to_be_visible()
+    expect(bob.messages).to_contain_text("web-2")
+
+
+def test_two_clicks_are_one_deed(cast, bob):
+    server = ServerFactory.create(account=cast.beta, name="web-1", active=True)
+    bob.go(cast.beta, f"servers/{server.pk}/")
+    bob.page.get_by_role("button", name="Actions").click()
+    bob.link("Rename").click()
+    bob.field("Name").fill("web-2")
+    bob.button("Rename").dblclick()
+    expect(bob.page.get_by_role("heading", name="web-2", exact=True)).to_be_visible()
+    assert ServerEvent.objects.filter(server_id=server.pk, what="rename").count() == 1
 
 
 def test_a_server_can_be_rebuilt_as_soon_as_it_is_let_alone(cast, bob):

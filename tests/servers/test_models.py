@@ -295,6 +295,8 @@ class DeedTests(FakeComputeMixin, CastTestCase):
 
         assert Server.objects.get().name == "db-1"
         assert "to db-1" in ServerEvent.objects.latest("pk").note
+        self.server.rename("db-1", by=self.bob)
+        assert ServerEvent.objects.filter(what="rename").count() == 1
 
     def test_a_blob_goes_with_the_last_of_image_and_servers(self):
         image = ImageFactory.create(owner=self.beta)

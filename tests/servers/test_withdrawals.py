@@ -16,6 +16,7 @@ from sharing.offers import pending_offers
 from tests.cast import CastTestCase
 from tests.factories import (
     AccountFactory,
+    BlobFactory,
     ImageFactory,
     ImageShareFactory,
     UserFactory,
@@ -90,19 +91,21 @@ class EntitlementTests(WithdrawalTestCase):
         share.accept(by=self.bob)
         assert self.withdrawn() == []
 
-    def test_the_same_data_as_an_own_image_or_a_base_image_does(self):
-        self.share.revoke(by=self.alice)
+    def test_the_same_data_under_another_name_does_not(self):
+        """Else nobody would be told that the image is gone."""
         for owner in (self.beta, None):
-            twin = ImageFactory.create(owner=owner, blob=self.image.blob)
-            assert self.withdrawn() == []
-            twin.delete_with_shares(by=self.bob)
-            assert self.withdrawn() == [self.server]
-
-    def test_the_same_data_accepted_from_a_third_account_does(self):
+            ImageFactory.create(owner=owner, blob=self.image.blob)
         twin = ImageFactory.create(owner=self.corp, blob=self.image.blob)
         ImageShareFactory.create(image=twin, consumer=self.beta, accepted=True)
-        self.image.delete_with_shares(by=self.alice)
         assert self.withdrawn() == []
+        self.share.revoke(by=self.alice)
+        assert self.withdrawn() == [self.server]
+
+    def test_other_data_under_the_same_name_does_not(self):
+        base = ImageFactory.create(owner=None)
+        server = ServerFactory.create(account=self.beta, image=base, active=True)
+        Image.objects.filter(pk=base.pk).update(blob=BlobFactory.create())
+        assert self.withdrawn() == [server]
 
     def test_a_suspended_producer_or_an_image_switched_off_is_no_withdrawal(self):
         self.image.deactivate("For a check")
