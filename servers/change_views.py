@@ -83,6 +83,7 @@ def _choose(
         "form": form,
         "selector": selector_of(request, server.region, chosen),
         "why_not": chosen and server.flavor.why_not(chosen),
+        "renewed": part == "deed",
     }
     return render_page(
         request,

@@ -121,16 +121,16 @@ def recover(folder: ServerFolder) -> None:
         folder.state()
     except Unreadable:
         adopt(folder)
+        wanted = Wanted.OFF if folder.disk.exists() else Wanted.NEW
+        state = State(memory_mb=0, wanted=wanted, reason=_STATE_LOST)
         found = process.find(folder.pid, folder.id)
         if found and not found.is_idle:
-            state = State(
-                memory_mb=int(process.argument(found, "-m")),
-                wanted=Wanted.ON,
-                port=ssh_port(process.argument(found, "-netdev")),
-            )
-        else:
-            wanted = Wanted.OFF if folder.disk.exists() else Wanted.NEW
-            state = State(memory_mb=0, wanted=wanted, reason=_STATE_LOST)
+            try:
+                memory_mb = int(process.argument(found, "-m"))
+                port = ssh_port(process.argument(found, "-netdev"))
+            except (OSError, ValueError):
+                raise ServerBusy("The server is just coming to its end.") from None
+            state = State(memory_mb=memory_mb, port=port, wanted=Wanted.ON)
         folder.save(replace(state, host=process.host_start()))
 
 

@@ -198,6 +198,13 @@ def test_a_server_can_be_rebuilt_as_soon_as_it_is_let_alone(cast, bob):
 
     expect(rebuild).to_be_enabled()
     expect(page.get_by_label("I know that all data")).to_be_checked()
+    Server.objects.get(pk=server.pk).power_on(by=cast.bob)
+    rebuild.click()
+    refusal = page.get_by_text("Powering on is under way")
+    expect(refusal).to_be_visible()
+    tasks.power_on(server_id=str(server.pk))
+    expect(rebuild).to_be_enabled()
+    expect(refusal).to_have_count(0)
 
 
 def test_a_deed_that_comes_too_late_says_so_in_the_dialog(cast, bob):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 from uuid import uuid4
 
 import pytest
@@ -253,6 +254,17 @@ class ObserveTests(ServerTestCase):
         assert found.power_state is PowerState.RUNNING
         assert found.ssh_port
         assert self.server_folder(spec).state().memory_mb == spec.memory_mb
+
+    def test_nothing_is_written_of_one_that_ends_this_very_moment(self):
+        spec = self.spawn()
+        state = self.server_folder(spec).path / "state.json"
+        state.write_text("")
+        with (
+            mock.patch.object(process, "argument", side_effect=ValueError),
+            pytest.raises(ServerBusy),
+        ):
+            self.compute.power_off(spec.id)
+        assert state.read_text() == ""
 
     def test_a_state_of_another_version_is_read_as_far_as_it_is_known(self):
         spec = self.spawn()
