@@ -196,7 +196,7 @@ class LocalStore:
     def verify(self, digest: str) -> bool:
         try:
             return _sums_of(self.path(digest)).sha256 == digest
-        except BlobGone:
+        except (BlobGone, FileNotFoundError):
             return False
         except OSError as error:
             if error.errno in _DAMAGE:
@@ -281,11 +281,13 @@ class LocalStore:
         with telling_trouble():
             folder = self._folder("blobs", blob.parent.name)
         # What is there may have been damaged, and is mended by this.
-        is_sound = blob.exists() and _sums_of(blob).sha256 == stored.digest
+        is_sound = self.verify(stored.digest)
         os.fchmod(read, 0o444)
         with _locked(folder), telling_trouble():
             claim.unlink(missing_ok=True)
-            if not (is_sound and blob.exists()):
+            if is_sound and blob.exists():
+                claim.hardlink_to(blob)
+            else:
                 claim.hardlink_to(final)
                 _insist_on(claim, read)
                 draft = self._upload(upload_id, "blob")
@@ -293,8 +295,6 @@ class LocalStore:
                 draft.hardlink_to(claim)
                 draft.rename(blob)
                 sync_folder(folder)
-            else:
-                claim.hardlink_to(blob)
         self._upload(upload_id, "work").unlink(missing_ok=True)
 
     def _received(self, upload_id: UUID) -> Path:

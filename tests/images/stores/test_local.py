@@ -452,6 +452,20 @@ class DeleteTests(StoreCase):
         self.store.discard(again)
         assert self.left_over() == []
 
+    def test_the_same_data_may_come_while_its_blob_goes(self):
+        self.store.discard(self.upload_id)
+        again = self.upload(corpus.raw_mbr(self.folder / "image", 3 * MIB))
+        blob = self.store.path(self.digest)
+
+        def gone(path, progress=None, sums_of=local._sums_of):
+            if path == blob:
+                path.unlink()
+            return sums_of(path, progress)
+
+        with patch.object(local, "_sums_of", gone):
+            assert self.store.admit(again).digest == self.digest
+        assert self.store.verify(self.digest)
+
     def test_only_what_is_broken_is_called_damaged(self):
         with patch("images.stores.local._sums_of") as sums:
             sums.side_effect = OSError(errno.EIO, "Input/output error")
