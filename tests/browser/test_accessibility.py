@@ -131,7 +131,7 @@ def world(cast):
 @pytest.fixture
 def seat(visit):
     def seat(user=None):
-        visitor = visit(user, viewport=DESKTOP, reduced_motion="reduce")
+        visitor = visit(user, viewport=DESKTOP)
         visitor.shown |= {403, 404, 429, 500, 503}
         visitor.context.add_init_script(AXE)
         return visitor

@@ -24,6 +24,9 @@ class Visitor:
         self.base_url = base_url
         self.faults = []
         self.shown = set(SHOWN)
+        # Nothing moves when it is pressed: Playwright scrolls in another way each time
+        # it has to wait, and would press where a menu was before.
+        options = {"reduced_motion": "reduce"} | options
         self.context = browser.new_context(base_url=base_url, **options)
         self.context.set_default_timeout(15_000)
         self.context.on("console", self._hear)
