@@ -8,6 +8,7 @@ slow jobs of one account leave the other slots to the others.
 """
 
 from collections import Counter
+from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
@@ -67,6 +68,13 @@ def defer_for(account_number: str, task: str, queue: str, **args: str) -> None:
             deferrer.defer(**args)
     except AlreadyEnqueued:
         pass  # the one that waits reads the row when its turn comes
+
+
+def has_job(**about: UUID) -> bool:
+    """Whether something waits or is being done; `about` says by its id with what."""
+    unfinished = ProcrastinateJob.objects.filter(status__in=["todo", "doing"])
+    args = {name: str(value) for name, value in about.items()}
+    return unfinished.filter(args__contains=args).exists()
 
 
 def _place(account_number: str, queue: str, args: dict[str, str]) -> tuple[int, str]:

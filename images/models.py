@@ -28,7 +28,7 @@ from procrastinate.exceptions import AlreadyEnqueued
 from accounts.models import Account, Quota, Region, User
 from accounts.regions import RegionChoice
 from controlpanel.http import Conflict
-from controlpanel.jobs import HOUSEKEEPING, IMAGES, defer_for
+from controlpanel.jobs import HOUSEKEEPING, IMAGES, defer_for, has_job
 
 if TYPE_CHECKING:
     from images.stores.base import Inspection, Stored
@@ -182,8 +182,10 @@ class ImageQuerySet(models.QuerySet["Image"]):
         """A new image of the account whose data is still to come.
 
         One without a name is called by its ID. Raises QuotaReached, or ImageConflict
-        for an ID that is taken.
+        for an ID that is taken, also by a deleted image with which jobs still deal.
         """
+        if image_id and has_job(image_id=image_id):
+            raise ImageConflict(f"Image ID {image_id} already exists!")
         account.make_room({Quota.IMAGES: 1})
         image = Image(
             id=image_id or uuid.uuid4(),

@@ -14,11 +14,10 @@ from functools import partial
 from uuid import UUID
 
 from django.db import transaction
-from procrastinate.contrib.django.models import ProcrastinateJob
 
 from accounts.models import Region
 from controlpanel.http import Conflict
-from controlpanel.jobs import IMAGES, defer_for
+from controlpanel.jobs import IMAGES, defer_for, has_job
 from images.models import Blob, Image, ImageConflict
 from images.stores import BlobGone, ImageStore, StoreError, store_for
 
@@ -261,13 +260,6 @@ def defer_admit(image: Image) -> None:
     if image.owner_id:  # base images are checked as they are added
         task, image_id = "images.tasks.admit", str(image.pk)
         defer_for(image.owner_id, task, IMAGES, image_id=image_id)
-
-
-def has_job(**about: UUID) -> bool:
-    """Whether something waits or is being done; `about` says by its id with what."""
-    unfinished = ProcrastinateJob.objects.filter(status__in=["todo", "doing"])
-    args = {name: str(value) for name, value in about.items()}
-    return unfinished.filter(args__contains=args).exists()
 
 
 def remove_file(backend: str, digest: str) -> None:

@@ -24,14 +24,19 @@ from procrastinate import JobContext
 from procrastinate.contrib.django import app as jobs
 
 from accounts.models import Quota, QuotaReached, Region
-from controlpanel.jobs import HOUSEKEEPING, IMAGES, ONLY_IF_INTERRUPTED, defer_for
+from controlpanel.jobs import (
+    HOUSEKEEPING,
+    IMAGES,
+    ONLY_IF_INTERRUPTED,
+    defer_for,
+    has_job,
+)
 from images.models import Image, ImageConflict, ImageQuerySet
 from images.reconciling import (
     ORPHANED_AFTER,
     STALE_AFTER,
     Finding,
     discard_everywhere,
-    has_job,
     mend,
 )
 from images.stores import (

@@ -12,7 +12,8 @@ from functools import partial
 
 from django.utils import timezone
 
-from images.reconciling import Finding, has_job
+from controlpanel.jobs import has_job
+from images.reconciling import Finding
 from images.stores import BlobGone, store_for
 from servers.compute.backends import compute_for
 from servers.compute.base import Compute, ComputeError, Observed, PowerState

@@ -17,8 +17,7 @@ from images.api.discovery import IMPORT_METHODS
 from images.api.filters import ANSWERS, VISIBILITIES, Filters
 from images.api.rows import SORT_KEYS, Order, find, page_of
 from images.api.values import Draft
-from images.models import Image, ImageConflict
-from images.reconciling import has_job
+from images.models import Image
 
 router = Router(tags=["Images"])
 
@@ -128,9 +127,6 @@ def create_image(request: ApiRequest, region: str) -> HttpResponse:
     draft.changes["container_format"] = ""
     for name, value in body.items():
         draft.set(name, value)
-    if image_id and has_job(image_id=image_id):
-        # Something is still being done with one that was deleted.
-        raise ImageConflict(f"Image ID {image_id} already exists!")
     try:
         image = Image.objects.register(
             request.account,
