@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import expect
 
 from accounts.permissions import Role
-from tests.browser.visitor import Visitor
+from tests.browser.visitor import SECONDS, Visitor
 from tests.factories import (
     PASSWORD,
     AccountFactory,
@@ -29,7 +29,6 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-SECONDS = 15
 expect.set_options(timeout=SECONDS * 1000)
 
 

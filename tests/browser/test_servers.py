@@ -226,9 +226,7 @@ def test_the_page_of_a_server_that_is_deleted_elsewhere_says_so(cast, bob):
     server.delete_later(by=cast.bob)
     tasks.delete(server_id=str(server.pk))
 
-    expect(page.get_by_text("This server has been deleted")).to_be_visible(
-        timeout=25_000
-    )
+    expect(page.get_by_text("This server has been deleted")).to_be_visible()
     expect(page.locator("#console")).to_have_count(0)
 
 
@@ -290,7 +288,7 @@ def test_bob_has_images_made_every_week_and_the_open_page_tells(cast, compute, b
     schedule = ImageSchedule.objects.get()
     schedule.run(now=schedule.next_at)
     Image.objects.get(schedule_id=schedule.pk).fail("The disk cannot be read.")
-    expect(section).to_contain_text("The disk cannot be read.", timeout=30_000)
+    expect(section).to_contain_text("The disk cannot be read.")
     expect(page.locator("#server-events")).to_contain_text(
         "Create Image by the schedule"
     )

@@ -5,6 +5,8 @@ import re
 from django.test import Client
 from playwright.sync_api import expect
 
+# How long a page may take, on a machine that does much else.
+SECONDS = 30
 # A conflict and a form with errors: answers that the pages show.
 SHOWN = {409, 413, 422}
 # How Chromium and htmx tell of an answer, which is judged by its status instead, and
@@ -28,7 +30,7 @@ class Visitor:
         # it has to wait, and would press where a menu was before.
         options = {"reduced_motion": "reduce"} | options
         self.context = browser.new_context(base_url=base_url, **options)
-        self.context.set_default_timeout(15_000)
+        self.context.set_default_timeout(SECONDS * 1000)
         self.context.on("console", self._hear)
         self.context.on("weberror", lambda told: self.faults.append(str(told.error)))
         self.context.on("response", self._judge)
