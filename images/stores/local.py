@@ -46,6 +46,7 @@ from images.stores.receiving import (
     CANNOT_WRITE,
     LocalReceiver,
     discard_if_free,
+    is_named,
     sync_file,
     sync_folder,
     telling_trouble,
@@ -280,12 +281,15 @@ class LocalStore:
         claim = self._upload(upload_id, "claim")
         with telling_trouble():
             folder = self._folder("blobs", blob.parent.name)
-        # What is there may have been damaged, and is mended by this.
+        # What is there may have been damaged, and is mended by this. It takes a while
+        # to read, and meanwhile another upload of the same data may have mended it.
+        looked_at = _identity(blob)
         is_sound = self.verify(stored.digest)
         os.fchmod(read, 0o444)
         with _locked(folder), telling_trouble():
             claim.unlink(missing_ok=True)
-            if is_sound and blob.exists():
+            is_new = _identity(blob) != looked_at
+            if blob.exists() and (is_sound or is_new):
                 claim.hardlink_to(blob)
             else:
                 claim.hardlink_to(final)
@@ -324,16 +328,25 @@ class LocalStore:
 
 def _insist_on(path: Path, descriptor: int) -> None:
     """Raise BlobGone if the name is another file's by now."""
+    if not is_named(descriptor, path):
+        raise BlobGone(_UPLOAD_GONE)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Tells a file from others of its name, also where its inode is used again."""
     with suppress(FileNotFoundError):
-        if os.path.samestat(path.stat(), os.fstat(descriptor)):
-            return
-    raise BlobGone(_UPLOAD_GONE)
+        found = path.stat()
+        return found.st_ino, found.st_mtime_ns
+    return None
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[int]:
     """Alone with this file or folder, among all threads and processes."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise BlobGone(_UPLOAD_GONE) from None
     deadline = time.monotonic() + _PATIENCE
     try:
         while True:

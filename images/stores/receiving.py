@@ -7,7 +7,7 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -48,10 +48,18 @@ class LocalReceiver:
             # What a killed process left is overwritten; what a living one writes to
             # is not. (The file is cut only once it is surely ours.)
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whose it was may have finished it since it was opened.
+            is_ours = is_named(self._descriptor, self._part)
         except BlockingIOError:
+            is_ours = False
+        try:
+            if not is_ours:
+                raise StoreError("This image is being uploaded already.")
+            with telling_trouble():
+                os.ftruncate(self._descriptor, 0)
+        except BaseException:
             self._close()
-            raise StoreError("This image is being uploaded already.") from None
-        os.ftruncate(self._descriptor, 0)
+            raise
         return self
 
     def __exit__(
@@ -62,7 +70,8 @@ class LocalReceiver:
     ) -> None:
         finished = self._descriptor < 0
         if not finished:
-            self._part.unlink(missing_ok=True)
+            with suppress(OSError):  # then it is swept a day later
+                self._part.unlink(missing_ok=True)
             self._close()
         elif kind is not None:
             self._whole.unlink(missing_ok=True)
@@ -82,12 +91,12 @@ class LocalReceiver:
     def finish(self) -> Received:
         with telling_trouble():
             os.fsync(self._descriptor)
-        if not discard_if_free(self._whole):
-            raise StoreError("What was sent before is still being checked.")
-        try:
-            self._part.replace(self._whole)
-        except FileNotFoundError:
-            raise BlobGone("The upload was removed while it came.") from None
+            if not discard_if_free(self._whole):
+                raise StoreError("What was sent before is still being checked.")
+            try:
+                self._part.replace(self._whole)
+            except FileNotFoundError:
+                raise BlobGone("The upload was removed while it came.") from None
         self._close()
         sync_folder(self._whole.parent)
         return Received(self._hash.hexdigest(), self.size)
@@ -107,7 +116,7 @@ def discard_if_free(path: Path) -> bool:
         return True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(descriptor), path.stat()):
+        if is_named(descriptor, path):
             path.unlink()
             return True
     except (BlockingIOError, FileNotFoundError):
@@ -115,6 +124,13 @@ def discard_if_free(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return not path.exists()
+
+
+def is_named(descriptor: int, path: Path) -> bool:
+    """Whether the name is that of this very file, which another may have got."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    return False
 
 
 def too_large(limit: int) -> TooLarge:

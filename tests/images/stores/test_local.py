@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import resource
@@ -149,6 +150,27 @@ class ReceiveTests(StoreCase):
         stored = self.store.admit(upload_id)
         assert self.store.path(stored.digest).read_bytes() == other
 
+    def test_what_was_finished_since_it_was_opened_is_not_cut(self):
+        upload_id = uuid4()
+        first = self.store.receive(upload_id, limit=GIB)
+        flock = fcntl.flock
+
+        def finish_first(descriptor, how):
+            with patch.object(fcntl, "flock", flock):
+                first.finish()
+            flock(descriptor, how)
+
+        with first:
+            first.write(b"all of it")
+            second = self.store.receive(upload_id, limit=GIB)
+            with (
+                patch.object(fcntl, "flock", finish_first),
+                pytest.raises(StoreError, match="being uploaded already"),
+                second,
+            ):
+                pytest.fail("the second writes")
+        assert (self.uploads / f"{upload_id}.data").read_bytes() == b"all of it"
+
     def test_what_was_removed_while_it_came_is_said_to_be_gone(self):
         upload_id = uuid4()
         with self.store.receive(upload_id, limit=MIB) as receiver:
@@ -225,6 +247,29 @@ class FullDiskTests(StoreCase):
         assert self.store.delete(stored.digest, in_use=lambda: False)
         self.store.admit(waiting)
         self.store.discard(waiting)
+
+    def test_a_disk_that_turns_read_only_meanwhile_locks_nothing(self):
+        upload_id = uuid4()
+        broken = OSError(errno.EROFS, "Read-only file system")
+        with (
+            patch.object(os, "write", side_effect=broken),
+            patch.object(Path, "unlink", side_effect=broken),
+            pytest.raises(Unavailable),
+            self.store.receive(upload_id, limit=GIB) as receiver,
+        ):
+            receiver.write(b"x")
+        with self.store.receive(upload_id, limit=GIB) as again:
+            again.write(b"all of it")
+            again.finish()
+
+    def test_a_disk_that_fills_up_at_the_last_step_is_full(self):
+        full = OSError(errno.ENOSPC, "No space left on device")
+        with (
+            patch.object(Path, "replace", side_effect=full),
+            self.store.receive(uuid4(), limit=GIB) as receiver,
+            pytest.raises(StoreFull),
+        ):
+            receiver.finish()
 
     def test_a_conversion_without_room_leaves_the_upload_for_later(self):
         upload_id = self.upload(corpus.converted(self.folder / "image", "vdi"))
@@ -465,6 +510,26 @@ class DeleteTests(StoreCase):
         with patch.object(local, "_sums_of", gone):
             assert self.store.admit(again).digest == self.digest
         assert self.store.verify(self.digest)
+
+    def test_two_that_bring_the_same_data_at_once_share_one_file(self):
+        image = corpus.raw_mbr(self.folder / "other", 2 * MIB)
+        first, second = self.upload(image), self.upload(image)
+        verify, admitted = LocalStore.verify, []
+
+        def look_while_the_first_is_admitted(store, digest):
+            is_sound = verify(store, digest)
+            if not admitted:
+                admitted.append(digest)
+                store.admit(first)
+            return is_sound
+
+        with patch.object(LocalStore, "verify", look_while_the_first_is_admitted):
+            digest = self.store.admit(second).digest
+        self.store.discard(second)
+        # The first is not discarded so far, so its claim is on the file.
+        assert not self.store.delete(digest, in_use=lambda: False)
+        self.store.discard(first)
+        assert self.store.delete(digest, in_use=lambda: False)
 
     def test_only_what_is_broken_is_called_damaged(self):
         with patch("images.stores.local._sums_of") as sums:
