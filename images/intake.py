@@ -4,8 +4,8 @@
     stage, import: start_staging, receive, note_staged; start_saving, check
 
 Whatever goes wrong before the hand-over leaves the image waiting for data again, and
-no file. After a kill the worker sees to that (images.reconciling); there, what has been
-staged stays, and only its import has to be asked for again.
+no file. After a kill the worker sees to that (images.reconciling). What has been staged
+stays, save where it is of no use, and only its import has to be asked for again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ from django.db import transaction
 from accounts.models import Account, Quota
 from images.models import Image, ImageConflict
 from images.reconciling import defer_admit
-from images.stores import ImageStore, Inspection, Received, Refused, store_for
+from images.stores import (
+    BlobGone,
+    ImageStore,
+    Inspection,
+    Received,
+    Refused,
+    store_for,
+)
 
 # What the panel converts from, or keeps. Other formats are only kept.
 DISKS = {"raw", "qcow2", "vmdk", "vhd", "vhdx", "vdi"}
@@ -50,10 +57,30 @@ def or_await_data_again(image: Image) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def or_await_import_again(image: Image) -> Iterator[None]:
+    """Give up what was staged only where it is of no use."""
+    try:
+        yield
+    except (Refused, BlobGone):
+        forget_data(image)
+        raise
+    except BaseException:
+        with suppress(ImageConflict):  # it was deleted meanwhile
+            image.await_import_again()
+        raise
+
+
+@transaction.atomic
 def forget_data(image: Image) -> None:
-    store_of(image).discard(image.pk)
-    with suppress(ImageConflict):  # it was deleted meanwhile
-        image.await_data_again()
+    # Locked, so that other data comes only when this is gone.
+    locked = Image.objects.select_for_update().filter(pk=image.pk).first()
+    if locked is None:
+        defer_admit(image)  # this job finds no image, and forgets the data
+    elif locked.created_at == image.created_at:  # else it was made anew, with data
+        store_of(image).discard(image.pk)
+        with suppress(ImageConflict):  # it was taken in after all
+            image.await_data_again()
 
 
 def receive(image: Image, pieces: Iterable[bytes], *, limit: int) -> Received:

@@ -64,6 +64,13 @@ class BlobQuerySet(models.QuerySet["Blob"]):
         )
         return blob
 
+    def remove_file_later(self, backend: str, digest: str) -> None:
+        """Have the file deleted, unless a row names it or a disk rests on it."""
+        removal = jobs.configure_task(
+            "servers.reconciling.remove_file", queue=HOUSEKEEPING
+        )
+        removal.defer(backend=backend, digest=digest)
+
 
 class Blob(models.Model):
     """A file of an image store, never changed once it is there."""
@@ -108,9 +115,7 @@ class Blob(models.Model):
         Blob.objects.hold(self.digest)
         if Blob.objects.filter(pk=self.pk).exists() and not self.is_used:
             self.delete()
-            jobs.configure_task("images.tasks.remove_file", queue=HOUSEKEEPING).defer(
-                backend=self.backend, digest=self.digest
-            )
+            Blob.objects.remove_file_later(self.backend, self.digest)
 
 
 class ImageQuerySet(models.QuerySet["Image"]):
@@ -184,8 +189,6 @@ class ImageQuerySet(models.QuerySet["Image"]):
         One without a name is called by its ID. Raises QuotaReached, or ImageConflict
         for an ID that is taken, also by a deleted image with which jobs still deal.
         """
-        if image_id and has_job(image_id=image_id):
-            raise ImageConflict(f"Image ID {image_id} already exists!")
         account.make_room({Quota.IMAGES: 1})
         image = Image(
             id=image_id or uuid.uuid4(),
@@ -201,6 +204,9 @@ class ImageQuerySet(models.QuerySet["Image"]):
                 image.save(force_insert=True)
         except IntegrityError:
             raise ImageConflict(f"Image ID {image.pk} already exists!") from None
+        # Asked only now: where the other is just being deleted, saving has waited.
+        if image_id and has_job(image_id=image_id):
+            raise ImageConflict(f"Image ID {image.pk} already exists!")
         return image
 
     def in_region(self, region: RegionChoice | None) -> ImageQuerySet:
@@ -388,6 +394,13 @@ class Image(models.Model):
         """Its owner has still to send the data, or to ask for the import of it."""
         return self.status == self.Status.QUEUED and self.origin == self.Origin.UPLOAD
 
+    @property
+    def is_being_sent(self) -> bool:
+        """Its data is on its way, and nothing was handed over to the worker so far."""
+        is_upload = self.origin == self.Origin.UPLOAD
+        saving = self.status == self.Status.SAVING
+        return is_upload and saving and not self.uploaded_format
+
     def is_owned_by(self, account: Account) -> bool:
         return self.owner_id == account.pk
 
@@ -450,9 +463,14 @@ class Image(models.Model):
         Image.objects.filter(pk=self.pk).update(tried_at=self.tried_at)
 
     def deactivate(self, reason: str) -> None:
-        """Nothing boots from it any more; the reason is a sentence for the user."""
+        """Nothing boots from it any more; the reason is a sentence for the user. One
+        that got other data since it was read is another matter.
+        """
         self._move(
-            self.Status.DEACTIVATED, {self.Status.ACTIVE}, status_reason=reason[:500]
+            self.Status.DEACTIVATED,
+            {self.Status.ACTIVE},
+            where={"blob": self.blob_id},
+            status_reason=reason[:500],
         )
 
     def reactivate(self) -> None:

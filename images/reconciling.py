@@ -141,7 +141,7 @@ def blobs_nobody_uses(*, before: datetime) -> Iterator[Finding]:
                 kind="row nobody uses",
                 subject=blob.digest,
                 sentence="Neither an image nor a server refers to this file.",
-                mend=partial(_release, blob),
+                mend=blob.release,
             )
 
 
@@ -292,8 +292,3 @@ def _is_there(store: ImageStore, blob: Blob) -> bool:
     except BlobGone:
         return False
     return True
-
-
-def _release(blob: Blob) -> None:
-    blob.release()
-    remove_file(blob.backend, blob.digest)

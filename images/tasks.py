@@ -18,7 +18,6 @@ from procrastinate.contrib.django import app as jobs
 
 from accounts.models import QuotaReached
 from controlpanel.jobs import HOUSEKEEPING, IMAGES, LONG, ONLY_IF_INTERRUPTED, Again
-from images import reconciling
 from images.models import GREW, Blob, Image, ImageConflict
 from images.reconciling import (
     STALE_AFTER,
@@ -54,8 +53,8 @@ def admit(context: JobContext, image_id: str) -> None:
     if image is None:
         discard_everywhere(UUID(image_id))
         return
-    if image.is_awaiting_data:
-        return  # what has been staged stays
+    if image.is_awaiting_data or image.is_being_sent:
+        return  # what has been staged stays, and what comes is its sender's
     store = store_for(image.region.backend)
     if image.is_changing:
         is_last = context.job.attempts + 1 >= MOST_ATTEMPTS
@@ -100,7 +99,7 @@ def _admit(
         # Deleted meanwhile, or too large. The upload protects the file until it is
         # discarded.
         store.discard(image.pk)
-        remove_file.defer(backend=image.region.backend, digest=stored.digest)
+        Blob.objects.remove_file_later(image.region.backend, stored.digest)
         if isinstance(problem, QuotaReached):
             raise Refused(f"{GREW} {problem}") from None
 
@@ -125,11 +124,6 @@ def _fail(image: Image, problem: StoreError) -> None:
         image.fail(str(problem))
     except ImageConflict:
         log.info("image %s was deleted while it was being checked", image.pk)
-
-
-@jobs.task(queue=HOUSEKEEPING, retry=Again(StoreError, waits=[10] * 5))
-def remove_file(backend: str, digest: str) -> None:
-    reconciling.remove_file(backend, digest)
 
 
 @jobs.periodic(cron="*/5 * * * *")

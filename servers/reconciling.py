@@ -21,10 +21,11 @@ from procrastinate.contrib.django import app as jobs
 from procrastinate.contrib.django.models import ProcrastinateJob
 
 from accounts.models import Region
-from controlpanel.jobs import HOUSEKEEPING, ONLY_IF_INTERRUPTED
+from controlpanel.jobs import HOUSEKEEPING, ONLY_IF_INTERRUPTED, Again
 from images import reconciling as images
 from images.models import Image
 from images.reconciling import ORPHANED_AFTER, STALE_AFTER, Finding, mend
+from images.stores import StoreError
 from servers.compute.backends import compute_for
 from servers.compute.base import Compute, ComputeError, PowerState, ServerBusy
 from servers.models import (
@@ -67,6 +68,20 @@ def reconcile_all(timestamp: int) -> None:
     for outcome in repair(older_than=ORPHANED_AFTER, with_consent=False):
         if outcome.is_left:
             log.error("left: %s", outcome.finding.sentence)
+
+
+@jobs.task(queue=HOUSEKEEPING, retry=Again(StoreError, waits=[10] * 5))
+def remove_file(backend: str, digest: str) -> None:
+    """Delete an image's file that has no row any more. It stays where a disk rests on
+    it, of a server that the database does not know: it may be an old backup.
+    """
+    needed = _images_needed(backend)
+    if needed is None:
+        raise StoreError("It is not known on which files the disks rest.")
+    if digest in needed:
+        log.error("the file %s stays, since some server's disk rests on it", digest)
+        return
+    images.remove_file(backend, digest)
 
 
 def find(*, older_than: timedelta, deep: bool = False) -> list[Finding]:

@@ -14,7 +14,7 @@ from images.api.data import saying_no
 from images.api.discovery import IMPORT_METHODS
 from images.api.images import NOT_THEIRS
 from images.api.rows import get_own
-from images.intake import check, or_await_data_again
+from images.intake import check, or_await_import_again
 from images.models import Image
 
 router = Router(tags=["Image data"])
@@ -57,7 +57,7 @@ def import_image(request: ApiRequest, region: str, image_id: UUID) -> HttpRespon
             raise Fault(409, f"'{name}' needs to be set before import")
     with saying_no(image):
         image.start_saving(staged=True)
-        with or_await_data_again(image):
+        with or_await_import_again(image):
             check(image, request.account, size=image.size)
     return HttpResponse(status=202)
 

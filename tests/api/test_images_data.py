@@ -24,7 +24,9 @@ from images.reconciling import (
     mend,
     uploads_nobody_awaits,
 )
+from images.stores import StoreError
 from images.stores.checking import missing_program
+from images.stores.local import LocalStore
 from tests.api.images import ImagesTestCase
 from tests.factories import ImageShareFactory
 from tests.images.case import StoreMixin, waiting, work
@@ -210,6 +212,37 @@ class UploadTests(DataTestCase):
         assert self.is_as_before(image)
         assert self.put(image, disk).status_code == 204
         self.mend(twice[1])
+        work()
+        assert self.status(image) == "active"
+
+    def test_a_job_that_was_left_over_does_not_end_an_upload(self):
+        image, receive = self.queued(), intake.receive
+        defer_admit(image)
+
+        def work_first(*given, **limits):
+            work()
+            return receive(*given, **limits)
+
+        with mock.patch("images.api.data.receive", work_first):
+            assert self.put(image, self.disk()).status_code == 204
+        work()
+        assert self.status(image) == "active"
+
+    def test_who_sends_to_a_deleted_image_spoils_nothing_of_the_next_one(self):
+        image, disk, answers = self.queued(), self.disk(), []
+        inspect = LocalStore.inspect
+
+        def made_anew(store, upload_id, **options):
+            found = inspect(store, upload_id, **options)
+            if not answers:
+                answers.append(self.call("DELETE", self.at(image)))
+                self.queued(id=str(image.pk))
+                answers.append(self.put(image, disk))
+            return found
+
+        with mock.patch.object(LocalStore, "inspect", made_anew):
+            assert self.put(image, TEXT).status_code == 409
+        assert [answer.status_code for answer in answers] == [204, 204]
         work()
         assert self.status(image) == "active"
 
@@ -458,6 +491,17 @@ class ImportTests(DataTestCase):
         self.stage(image, TEXT)
         assert self.take_in(image).status_code == 415
         assert self.is_as_before(image)
+
+    def test_staged_data_stays_where_it_could_not_be_looked_at(self):
+        image = self.queued()
+        self.stage(image, self.disk())
+        slow = StoreError("Checking the image took too long: please try again later.")
+        with mock.patch.object(LocalStore, "inspect", side_effect=slow):
+            assert self.take_in(image).status_code == 503
+        assert self.status(image) == "uploading"
+        assert self.take_in(image).status_code == 202
+        work()
+        assert self.status(image) == "active"
 
     def test_staged_data_goes_with_its_image(self):
         image = self.queued()

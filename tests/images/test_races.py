@@ -1,9 +1,11 @@
 """Two act on an image at the same moment: one of them wins, nothing is left over."""
 
+import threading
+import time
 from functools import partial
 from unittest import mock
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.test import TransactionTestCase
 
 from accounts.models import Quota
@@ -28,6 +30,7 @@ def make_image(account, **fields):
             name="web",
             status="saving",
             origin="upload",
+            uploaded_format="raw",
             **fields,
         )
 
@@ -83,6 +86,41 @@ class RaceTests(TransactionTestCase):
         assert not ImageShare.objects.exists()
         assert ShareEvent.objects.filter(to_status="").count() == 1
         assert not Blob.objects.exists()
+
+    def test_an_id_is_taken_as_long_as_its_deletion_is_being_committed(self):
+        image = ImageFactory.create(
+            owner=self.acme, blob=None, status="queued", staged=True
+        )
+        deleted = threading.Event()
+
+        def delete():
+            with transaction.atomic():
+                image.delete_unshared()
+                deleted.set()
+                self.wait_until_somebody_waits()
+
+        def make_anew():
+            deleted.wait(10)
+            register = partial(Image.objects.register, by=self.alice, image_id=image_id)
+            register(self.acme, region=image.region_id, name="anew")
+
+        image_id = image.pk
+        assert at_once([delete, make_anew]) == {"done": 1, "conflict": 1}
+        work()
+        make_anew()
+
+    def wait_until_somebody_waits(self):
+        waiting = (
+            "SELECT FROM pg_stat_activity WHERE datname = current_database()"
+            " AND wait_event_type = 'Lock'"
+        )
+        with connection.cursor() as cursor:
+            for _ in range(1000):
+                cursor.execute(waiting)
+                if cursor.fetchone() is not None:
+                    return
+                time.sleep(0.01)
+        raise AssertionError("nobody waits")
 
     def test_an_image_that_is_deleted_as_it_becomes_active_leaves_no_blob(self):
         stored = Stored("ab" * 32, 10, 10, "raw", "cd" * 16)

@@ -10,7 +10,7 @@ from images.reconciling import GONE, all_findings, mend
 from images.stores import StoreError
 from images.stores.local import LocalStore
 from tests.cast import CastTestCase
-from tests.factories import ImageFactory
+from tests.factories import BlobFactory, ImageFactory
 from tests.images.case import StoreMixin, waiting, work
 from tests.images.stores import corpus
 from tests.images.stores.case import needs_qemu
@@ -146,6 +146,14 @@ class FindingTests(ReconcilingTestCase):
 
         assert self.status(self.web) == ("deactivated", GONE)
         assert self.find() == []
+
+    def test_one_that_was_repaired_since_it_was_looked_at_stays_on(self):
+        self.store.path(self.web.blob.digest).unlink()
+        [finding] = self.find()
+        Image.objects.filter(pk=self.web.pk).update(blob=BlobFactory.create())
+        assert mend(finding)
+
+        assert self.status(self.web) == ("active", "")
 
     def test_it_comes_back_with_its_file(self):
         path = self.store.path(self.web.blob.digest)

@@ -8,8 +8,7 @@ from django.test import TransactionTestCase
 
 from images.models import Blob, Image
 from images.stores import store_for
-from images.tasks import remove_file
-from servers import snapshots, tasks
+from servers import reconciling, snapshots, tasks
 from servers.compute import handover
 from servers.compute.base import ComputeUnavailable
 from servers.models import Server, ServerEvent
@@ -102,10 +101,10 @@ class DoubledTests(StoreMixin, FakeComputeMixin, TransactionTestCase):
         assert not list(handover.waiting())
 
         digest = image.blob.digest
-        self.do(remove_file, "local", digest)
+        self.do(reconciling.remove_file, "local", digest)
         assert len(self.files()) == 1
         Image.objects.get(pk=image.pk).delete_with_shares(by=self.bob)
-        self.do(remove_file, "local", digest)
+        self.do(reconciling.remove_file, "local", digest)
         assert self.files() == []
         work()
         assert self.files() == []

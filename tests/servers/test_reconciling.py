@@ -10,12 +10,13 @@ from django.urls import reverse
 from django.utils import timezone
 
 from images.models import Image
+from images.stores import StoreError
 from servers import reconciling, tasks
 from servers.compute import handover
 from servers.compute.base import ComputeError, PowerState, ServerBusy
 from servers.models import Reconciliation, Server, ServerEvent
 from tests.cast import CastTestCase
-from tests.factories import UserFactory
+from tests.factories import BlobFactory, UserFactory
 from tests.images.case import StoreMixin, lose_jobs, waiting, work
 from tests.servers.factories import ServerFactory
 from tests.servers.fakes import FakeComputeMixin, FakeStore
@@ -111,8 +112,29 @@ class FindingTests(ReconcilingTestCase):
 
     def test_while_a_region_is_away_nothing_is_known_of_its_disks(self):
         away = mock.Mock(side_effect=ComputeError("The region is away."))
+        path = self.add_file("ab" * 32)
         with mock.patch.object(self.compute, "images_needed", away):
             assert reconciling._images_needed("local") is None
+            with pytest.raises(StoreError):
+                reconciling.remove_file("local", path.stem)
+        assert path.exists()
+
+    def test_a_file_on_which_an_unknown_disk_rests_outlives_its_row(self):
+        """As where the database is an older backup, and an image is deleted."""
+        needed, other = self.add_file("ab" * 32), self.add_file("cd" * 32)
+        rest_on = {needed.stem}
+        with mock.patch.object(self.compute, "images_needed", return_value=rest_on):
+            for path in (needed, other):
+                BlobFactory.create(digest=path.stem).release()
+            work()
+        assert needed.exists()
+        assert not other.exists()
+
+    def add_file(self, digest):
+        path = self.folder / "images" / "blobs" / digest[:2] / f"{digest}.raw"
+        path.parent.mkdir(parents=True)
+        path.touch()
+        return path
 
     def test_one_with_which_something_is_being_done_is_in_reach(self):
         Server.objects.update(status="ERROR")
