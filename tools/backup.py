@@ -11,22 +11,30 @@ not the PATH's.
         database                        pg_dump's custom format
         servers/<id>/                   disks of the servers that were off
 
-Image files are copied before the database and again after it, so all that it names is
-there: what was deleted since, and what came meanwhile. A file that is newer than the
-database is one too many, which does no harm. Blobs never change and have their digest
-as name, so each is copied once, and what is there need not be compared.
+Image files are copied before the database, until none is new, and again after it, so
+all that it names is there: what was deleted since, and what came meanwhile. (An image
+would have to come and go again within the dump to be missed.) A file that is newer than
+the database is one too many, which does no harm. Blobs never change and have their
+digest as name, so each is copied once, and what is there need not be compared.
 
-The disk of a server that runs changes while it is read, so it is left out and named.
+A copy whose digest is not its name is none, and neither is one that cannot be read to
+its end: such a file is named, all else is saved, and the exit status is 1. The disk of
+a server that runs changes while it is read, so it is left out and named.
 """
 
 import argparse
+import fcntl
+import hashlib
 import os
 import shutil
 import struct
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 from uuid import UUID
 
 import psycopg
@@ -43,6 +51,9 @@ _KEPT = ("state.json", "disk.qcow2", "seed.tar", "order")
 _BACKING = struct.Struct(">8xQI")
 # How long a deed with a server is waited for, in seconds.
 _PATIENCE = 60
+# How often it is looked for new image files before the database is saved anyway.
+_MOST_ROUNDS = 10
+_CHUNK = 1 << 20
 # What libpq calls the parts of an address in the environment.
 _VARIABLES = {
     "host": "PGHOST",
@@ -59,23 +70,40 @@ class BackupError(RuntimeError):
     """Why there is no backup, or why it was not restored, in a sentence."""
 
 
-def save(url: str, data: Path, folder: Path) -> Path:
+class Saved(NamedTuple):
+    backup: Path
+    # Image files that are not in it, though they are in the store.
+    missing: set[str]
+
+
+def save(url: str, data: Path, folder: Path) -> Saved:
     """Make one more backup; returns its folder."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _alone(folder):
+        return _save(url, data, folder)
+
+
+def _save(url: str, data: Path, folder: Path) -> Saved:
     backup = folder / time.strftime("%Y-%m-%dT%H-%M-%S", time.gmtime())
     draft = folder / f"{backup.name}.new"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft.mkdir(mode=0o700)
+    blobs = data / "images" / "blobs", folder / "blobs"
     # Before, for what is deleted meanwhile; and after, for what comes meanwhile.
-    count = _copy_blobs(data / "images" / "blobs", folder / "blobs")
+    count, missing = 0, set[str]()
+    for _ in range(_MOST_ROUNDS):
+        copied = _copy_blobs(*blobs, missing)
+        count += copied
+        if not copied:
+            break
     _run(url, "pg_dump", "--format=custom", f"--file={draft / _DUMP}")
-    count += _copy_blobs(data / "images" / "blobs", folder / "blobs")
+    count += _copy_blobs(*blobs, missing)
     say(f"database, and {count} image files that were not here yet")
     for server in all_folders(data / "servers"):
         _save_server(server, draft / "servers" / str(server.id))
     _sync(draft)
     draft.rename(backup)
     _sync(folder)
-    return backup
+    return Saved(backup, missing)
 
 
 def restore(url: str, data: Path, backup: Path) -> None:
@@ -119,45 +147,87 @@ def _check_empty(url: str, data: Path, backup: Path) -> None:
 # Files
 
 
-def _copy_blobs(source: Path, target: Path) -> int:
+def _copy_blobs(source: Path, target: Path, missing: set[str]) -> int:
+    """Copy those that are new, and add to the missing ones what is no sound file."""
     count = 0
     for path in sorted(source.glob("??/*")):
         place = target / path.relative_to(source)
-        if not place.exists():
-            try:
-                _copy_blob(path, place)
-            except FileNotFoundError:  # deleted with its image since we looked
-                continue
-            count += 1
+        if path.stem in missing or place.exists():
+            continue
+        try:
+            _copy_blob(path, place)
+        except FileNotFoundError:  # deleted with its image since we looked
+            continue
+        except _Unsound as problem:
+            missing.add(path.stem)
+            say(f"not in the backup: the image file {path.stem}: {problem}")
+            continue
+        count += 1
     return count
 
 
 def _restore_blob(name: Path, source: Path, target: Path) -> None:
-    if not (source / name).is_file():
-        say(f"not in the backup: the image file {name.stem}")
+    try:
+        _copy_blob(source / name, target / name)
+    except (FileNotFoundError, _Unsound) as problem:
+        reason = f": {problem}" if isinstance(problem, _Unsound) else ""
+        say(f"not in the backup: the image file {name.stem}{reason}")
         return
-    _copy_blob(source / name, target / name)
     # As the store makes them, whatever our umask is.
     for folder in (target.parent, target, (target / name).parent):
         folder.chmod(0o755)
+
+
+class _Unsound(Exception):
+    """Why a file is not worth keeping, or cannot be."""
 
 
 def _copy_blob(source: Path, target: Path) -> None:
     """Whole or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(target.name + ".new")
-    shutil.copyfile(source, draft)
+    # Of a run that was cut short, and perhaps read-only by now.
+    draft.unlink(missing_ok=True)
+    digest = hashlib.sha256()
+    with source.open("rb") as original, draft.open("xb") as copy:
+        while chunk := _read(original):
+            digest.update(chunk)
+            copy.write(chunk)
+    if digest.hexdigest() != source.stem:
+        draft.unlink()
+        raise _Unsound("its data is damaged")
     draft.chmod(0o444)
     _sync(draft)
     draft.rename(target)
     _sync(target.parent)
 
 
+def _read(stream: BinaryIO) -> bytes:
+    try:
+        return stream.read(_CHUNK)
+    except OSError as error:
+        raise _Unsound(f"it cannot be read ({error.strerror})") from error
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Of two backups into one folder each would take the other's drafts for its own."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise BackupError(f"Another backup is being made into {folder}.") from None
+    finally:
+        os.close(descriptor)
+
+
 def _save_server(server: ServerFolder, target: Path) -> None:
     try:
         # Nobody starts it while its disk is read.
         with server.locked(patience=_PATIENCE):
-            if process.find(server.pid, server.id):
+            is_noted = process.find(server.pid, server.id)
+            if is_noted or server.id in process.running_in(server.root):
                 say(f"left out, since it runs: the disk of the server {server.id}")
                 return
             target.mkdir(parents=True, mode=0o700)
@@ -172,7 +242,11 @@ def _save_server(server: ServerFolder, target: Path) -> None:
 
 
 def _restore_server(server: ServerFolder, target: Path, digest: str | None) -> None:
-    image = _image_of(server.disk)
+    try:
+        image = _image_of(server.disk)
+    except _Unsound as problem:
+        say(f"left out, since {problem}: the disk of the server {server.id}")
+        return
     if image and image != digest:
         say(f"left out, since it was rebuilt after the database: server {server.id}")
         return
@@ -185,7 +259,10 @@ def _image_of(disk: Path) -> str:
     if not disk.exists():
         return ""
     with disk.open("rb") as stream:
-        offset, length = _BACKING.unpack(stream.read(_BACKING.size))
+        header = _read(stream)[: _BACKING.size]
+        if len(header) < _BACKING.size or not header.startswith(b"QFI\xfb"):
+            raise _Unsound("its data is damaged")
+        offset, length = _BACKING.unpack(header)
         stream.seek(offset)
         return Path(os.fsdecode(stream.read(length))).stem if offset else ""
 
@@ -237,9 +314,10 @@ def main() -> int:
         return 1
     try:
         if arguments.what == "save":
-            print(save(url, data, arguments.folder.resolve()))
-        else:
-            restore(url, data, arguments.folder.resolve())
+            saved = save(url, data, arguments.folder.resolve())
+            print(saved.backup)
+            return 1 if saved.missing else 0
+        restore(url, data, arguments.folder.resolve())
     except (BackupError, OSError, psycopg.Error) as error:
         say(str(error))
         return 1

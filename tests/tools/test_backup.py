@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import contextmanager, redirect_stderr
+from errno import EIO
 from io import StringIO
 from pathlib import Path
 from unittest import mock
@@ -76,7 +77,7 @@ class BackupTestCase(TransactionTestCase):
         self.addCleanup(clean_up)
 
     def save(self):
-        return backup.save(self.url, self.data, self.folder / "backups")
+        return backup.save(self.url, self.data, self.folder / "backups").backup
 
     def restore(self, saved):
         self.create_database()
@@ -130,20 +131,20 @@ class FilesTests(BackupTestCase):
         first = self.add_image(b"one")
         copy, copied = backup._copy_blobs, []
 
-        def meanwhile(source, target):
+        def meanwhile(source, target, missing):
             """The second comes before the dump, the first goes after it."""
-            if copied:
+            if len(copied) == 2:
                 assert list((self.folder / "backups").glob("*.new/database"))
                 store_for("local").path(first.blob.digest).unlink()
-            copied.append(copy(source, target))
-            if len(copied) == 1:
+            copied.append(copy(source, target, missing))
+            if len(copied) == 2:
                 self.add_image(b"two")
             return copied[-1]
 
         with mock.patch("tools.backup._copy_blobs", meanwhile):
             saved = self.save()
         self.restore(saved)
-        assert copied == [1, 1]
+        assert copied == [1, 0, 1]
         assert len(self.blobs(self.fresh)) == 2
         assert "not in the backup" not in self.said.getvalue()
 
@@ -152,6 +153,92 @@ class FilesTests(BackupTestCase):
         store_for("local").path(image.blob.digest).unlink()
         self.restore(self.save())
         assert f"not in the backup: the image file {image.blob.digest}" in (
+            self.said.getvalue()
+        )
+
+    def test_what_comes_before_the_dump_and_goes_in_it_is_there(self):
+        self.add_image(b"one")
+        copy, run, second = backup._copy_blobs, backup._run, []
+
+        def meanwhile(*given):
+            count = copy(*given)
+            second[:] = second or [self.add_image(b"two")]
+            return count
+
+        def dump(*given):
+            run(*given)
+            store_for("local").path(second[0].blob.digest).unlink()
+
+        with (
+            mock.patch("tools.backup._copy_blobs", meanwhile),
+            mock.patch("tools.backup._run", dump),
+        ):
+            saved = self.save()
+        self.restore(saved)
+        assert len(self.blobs(self.fresh)) == 2
+
+    def test_a_damaged_file_is_named_and_copied_once_it_is_mended(self):
+        path = store_for("local").path(self.add_image(b"one").blob.digest)
+        self.add_image(b"two")
+        sound = path.read_bytes()
+        path.chmod(0o600)
+        path.write_bytes(sound[:-1] + b"x")
+        said = self.run_backup("save", self.folder / "backups")
+        assert said.returncode == 1
+        assert f"image file {path.stem}: its data is damaged" in said.stderr
+        self.restore(Path(said.stdout.strip()))
+        assert len(self.blobs(self.fresh)) == 1
+        path.write_bytes(sound)
+        shutil.rmtree(self.fresh)
+        with mock.patch("tools.backup.time.strftime", return_value="later"):
+            self.restore(self.save())
+        assert len(self.blobs(self.fresh)) == 2
+
+    def test_one_that_cannot_be_read_keeps_nothing_else_from_being_saved(self):
+        image = self.add_image(b"one")
+        self.add_image(b"two")
+        read = backup._read
+
+        def read_badly(stream):
+            if image.blob.digest in stream.name:
+                stream = mock.Mock(
+                    read=mock.Mock(side_effect=OSError(EIO, "I/O error"))
+                )
+            return read(stream)
+
+        with mock.patch("tools.backup._read", read_badly):
+            saved = backup.save(self.url, self.data, self.folder / "backups")
+        assert saved.missing == {image.blob.digest}
+        assert (saved.backup / "database").is_file()
+        assert "cannot be read (I/O error)" in self.said.getvalue()
+
+    def test_one_that_was_killed_is_in_nobody_s_way(self):
+        path = store_for("local").path(self.add_image(b"one").blob.digest)
+        killed = mock.patch("tools.backup._sync", side_effect=KeyboardInterrupt)
+        with killed, pytest.raises(KeyboardInterrupt):
+            self.save()
+        [draft] = (self.folder / "backups" / "blobs").glob("??/*.new")
+        assert draft.stat().st_mode & 0o777 == 0o444
+        with mock.patch("tools.backup.time.strftime", return_value="later"):
+            self.restore(self.save())
+        assert set(self.blobs(self.fresh)) == {path.name}
+
+    def test_two_do_not_write_to_one_folder(self):
+        self.save()
+        with (
+            backup._alone(self.folder / "backups"),
+            pytest.raises(backup.BackupError, match="Another backup"),
+        ):
+            self.save()
+
+    def test_a_disk_that_is_damaged_is_left_out_and_named(self):
+        server = ServerFactory.create(account=AccountFactory.create(), active=True)
+        saved = self.save()
+        folder = saved / "servers" / str(server.pk)
+        folder.mkdir(parents=True)
+        (folder / "disk.qcow2").write_bytes(b"QFI")
+        self.restore(saved)
+        assert f"data is damaged: the disk of the server {server.pk}" in (
             self.said.getvalue()
         )
 
