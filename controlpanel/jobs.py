@@ -70,9 +70,13 @@ def defer_for(account_number: str, task: str, queue: str, **args: str) -> None:
         pass  # the one that waits reads the row when its turn comes
 
 
-def has_job(**about: UUID) -> bool:
-    """Whether something waits or is being done; `about` says by its id with what."""
+def has_job(task: str = "", **about: UUID) -> bool:
+    """Whether something, or that very task, waits or is being done; `about` says by its
+    id with what.
+    """
     unfinished = ProcrastinateJob.objects.filter(status__in=["todo", "doing"])
+    if task:
+        unfinished = unfinished.filter(task_name=task)
     args = {name: str(value) for name, value in about.items()}
     return unfinished.filter(args__contains=args).exists()
 

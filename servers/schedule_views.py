@@ -41,7 +41,8 @@ def schedule(request: AccountRequest, server_id: UUID) -> HttpResponse:
 def stop(request: AccountRequest, server_id: UUID) -> HttpResponse:
     server = get_object_or_404(own(request), pk=server_id)
     template = "servers/stop_schedule.html"
-    current = ImageSchedule.objects.filter(server=server).first()
+    schedules = ImageSchedule.objects.select_related("server")
+    current = schedules.filter(server=server).first()
     try:
         if current is None:
             raise ServerConflict(f"{server} has no schedule.")

@@ -47,4 +47,5 @@ def _go_on(schedule: ImageSchedule, now: datetime) -> None:
         if now - schedule.next_at >= PATIENCE:
             schedule.skip(str(full), now=now)
     else:
+        schedule.forget_failed()
         schedule.run(now=now)

@@ -51,13 +51,13 @@ def servers_that_differ() -> Iterator[Finding]:
             found = look(compute_for(server.region.backend), server)
         except ComputeError:
             continue  # nothing can be said of it just now
-        if settle := difference(server, found):
+        if difference(server, found):
             state = found.power_state.name.lower()
             yield Finding(
                 kind="server in another state",
                 subject=str(server.pk),
                 sentence=f"{server}: {server.status}, found {state}. {found.reason}",
-                mend=settle,
+                mend=partial(put_right, server),
             )
 
 
@@ -66,8 +66,8 @@ def servers_without_job(*, stale: datetime) -> Iterator[Finding]:
     for server in (
         Server.objects.with_parts().exclude(task="").filter(changed_at__lt=stale)
     ):
-        if not has_job(server_id=server.pk):
-            job = JOBS[Server.Task(server.task)]
+        job = JOBS[Server.Task(server.task)]
+        if not has_job(f"servers.tasks.{job}", server_id=server.pk):
             yield Finding(
                 kind="server without a job",
                 subject=str(server.pk),

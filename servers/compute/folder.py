@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import errno
 import fcntl
 import json
 import os
@@ -30,6 +31,7 @@ from servers.compute.base import ComputeError, ServerBusy, ServerNotFound
 
 _NEW = ".new"
 _GONE = ".gone"
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
 
 class Wanted(enum.StrEnum):
@@ -97,11 +99,16 @@ class ServerFolder:
             found = json.loads(self._state.read_text())
             known = {field.name for field in fields(State)}
             found = {name: found[name] for name in known & found.keys()}
-            return State(**found | {"wanted": Wanted(found["wanted"])})
+            state = State(**found | {"wanted": Wanted(found["wanted"])})
+            if not (state.memory_mb in range(1 << 31) and state.port in range(1 << 16)):
+                raise ValueError("There is no such memory or port.")
         except FileNotFoundError:
+            if self.disk.exists():
+                raise Unreadable("The server's state is lost.") from None
             raise ServerNotFound("The region does not know this server.") from None
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise Unreadable("The server's state cannot be read.") from error
+        return state
 
     def rebuilt_by(self) -> UUID | None:
         """The order by which the disk was made anew last."""
@@ -110,7 +117,19 @@ class ServerFolder:
         return None
 
     def save(self, state: State) -> None:
-        self.write(self._state, json.dumps(asdict(state)).encode())
+        """Also on a full disk, on which servers have to be shut off nevertheless."""
+        data = json.dumps(asdict(state)).encode()
+        try:
+            self.write(self._state, data)
+        except OSError as error:
+            if error.errno not in _NO_ROOM or not self._state.exists():
+                raise
+            # Over what is there. Where this is cut short, see life.recover.
+            with self._state.open("r+b") as stream:
+                stream.write(data)
+                stream.truncate()
+                stream.flush()
+                os.fsync(stream.fileno())
 
     def write(self, path: Path, data: bytes) -> None:
         """Replace a file of the folder, so that nobody ever reads half of it."""
@@ -175,7 +194,7 @@ def other_states(root: Path, server_id: UUID) -> Iterator[State]:
             state = folder.state()
         except ServerNotFound:
             continue
-        except Unreadable:
+        except (Unreadable, OSError):
             # It has its place, of a size that is told when it is started again.
             state = State(memory_mb=0)
         yield state

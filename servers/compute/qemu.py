@@ -126,9 +126,14 @@ class QemuCompute:
                 raise NotRunning("The server is not running. Start it instead.")
             # Should this be cut short, the next look starts what has gone down.
             folder.save(replace(folder.state(), wanted=Wanted.REBOOT, reason=""))
-            if not hard:
-                life.press_power_button(folder, patience)
-            life.reset(folder)
+            try:
+                if not hard:
+                    life.press_power_button(folder, patience)
+                life.reset(folder)
+            except Exception:
+                # Else it would be started again whenever its user shuts it down.
+                folder.save(replace(folder.state(), wanted=Wanted.ON))
+                raise
             return life.look(self._settings, folder)
 
     def rebuild(self, spec: ServerSpec, *, order: UUID) -> None:

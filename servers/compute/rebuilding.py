@@ -28,6 +28,7 @@ def rebuild(folder: ServerFolder, spec: ServerSpec, seed: bytes, order: UUID) ->
     folder.write(draft / folder.seed.name, seed)
     folder.write(draft / folder.order.name, str(order).encode())
     folder.save(replace(folder.state(), wanted=Wanted.OFF, reason=""))
+    life.adopt(folder)
     life.end(folder)
     draft.rename(folder.rebuilt)
     put_right(folder)

@@ -70,6 +70,8 @@ class Rebuild(MadeFrom):
             by=by,
             note=f"From {image.name}",
             launched_at__isnull=False,
+            # For these the image and the server fit together.
+            flavor=server.flavor,
         )
         if image.owner_id == server.account_id:
             image.mark_tried()
@@ -91,7 +93,7 @@ class Rebuild(MadeFrom):
         before = self.server.blob
         # The image before the server, as everywhere; it may have been deleted by now.
         images = Image.objects.select_for_update(no_key=True)
-        self.image = images.filter(pk=self.image_uuid).first()
+        self.image = images.filter(pk=self.image_uuid, blob=self.blob_id).first()
         rebuilt = self.server.settle(
             What.REBUILT,
             note=f"From {self.image_name}",
@@ -157,6 +159,7 @@ class Resize(models.Model):
             by=by,
             note=f"{before} to {flavor}",
             flavor=before,
+            image_uuid=server.image_uuid,
         )
         Server.objects.filter(pk=server.pk).update(flavor=flavor)
         server.flavor = flavor

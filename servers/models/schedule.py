@@ -14,6 +14,7 @@ from __future__ import annotations
 import calendar
 import contextlib
 import uuid
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
 from django.db import models, transaction
@@ -188,6 +189,10 @@ class ImageSchedule(models.Model):
         else:
             ImageSchedule.objects.filter(pk=self.pk).update(image_id=image.pk)
 
+    def forget_failed(self) -> None:
+        """Delete what became of runs that failed: each counts as an image."""
+        self._delete_each(self.images().filter(status=Image.Status.ERROR))
+
     @transaction.atomic
     def skip(self, reason: str, *, now: datetime) -> None:
         """Leave out the image whose moment has come, unless that has been done."""
@@ -220,9 +225,10 @@ class ImageSchedule(models.Model):
         kept = list(earlier.filter(status=Image.Status.ACTIVE))
         # What bears a later date is of a clock that was wrong, and goes first.
         kept.sort(key=lambda image: image.created_at > made.created_at)
-        too_old = kept[self.keep - 1 :]
-        failed = list(earlier.filter(status=Image.Status.ERROR))
-        for image in too_old + failed:
+        self._delete_each(kept[self.keep - 1 :])
+
+    def _delete_each(self, images: Iterable[Image]) -> None:
+        for image in images:
             # Shared, protected or gone; or the server is about to go.
             with contextlib.suppress(ImageConflict, ServerConflict):
                 self._delete(image)
@@ -230,7 +236,8 @@ class ImageSchedule(models.Model):
     @transaction.atomic
     def _delete(self, image: Image) -> None:
         # Locked before this is asked: who orders a server from it waits, or has done.
-        Image.objects.select_for_update().filter(pk=image.pk).first()
+        if Image.objects.select_for_update().filter(pk=image.pk).first() is None:
+            return  # another worker has done it
         _lock(self.server)
         is_going_on = ImageSchedule.objects.filter(pk=self.pk).exists()
         is_awaited = image.servers.exclude(task="").exists() or image.rebuilds.exists()

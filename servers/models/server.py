@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -510,19 +510,21 @@ class Server(MadeFrom):
             pk=self.pk, task="", status__in=allowed, **also
         ).update(task=task, changed_at=timezone.now())
         if not begun:
-            raise ServerConflict(self._why_not_begun(task))
+            raise ServerConflict(self._why_not_begun(task, allowed))
         self._refresh()
         what = What.SCHEDULED_IMAGE if making and not by else _RECORDED[task]
         note = making.name if making else note
         self.record(what, by=by, note=note, image=making)
         self.defer(JOBS[Server.Task(task)])
 
-    def _why_not_begun(self, task: Task) -> str:
+    def _why_not_begun(self, task: Task, allowed: Collection[Status]) -> str:
         current = Server.objects.filter(pk=self.pk).first()
         if current is None:
             return f"{self} has been deleted."
         if current.task:
             return f"{self}: {current.state} is under way. Wait until it is done."
+        if current.changed_at != self.changed_at and current.status in allowed:
+            return f"{self} has changed in the meantime. Look at it again."
         return (
             f"{self} is {current.get_status_display().lower()}, so "
             f"“{_RECORDED[task].label}” cannot be done."
@@ -532,8 +534,12 @@ class Server(MadeFrom):
 
     @transaction.atomic
     def settle(self, what: What | None, *, note: str = "", **changes: Any) -> bool:
-        """Write how things stand, unless another deed was begun since this was read."""
+        """Write how things stand, unless another deed was begun since this was read;
+        or ended, where it is not a deed's own job that has seen it.
+        """
         same = Server.objects.filter(pk=self.pk, task=self.task, status=self.status)
+        if not self.task:
+            same = same.filter(changed_at=self.changed_at)
         settled = same.update(changed_at=timezone.now(), **changes)
         if not settled:
             return False
@@ -545,7 +551,10 @@ class Server(MadeFrom):
     @transaction.atomic
     def withdraw(self, how: str, at: datetime) -> None:
         """Write down, once, that the account has lost the image, and how."""
-        unaware = Server.objects.filter(pk=self.pk, withdrawn_at=None)
+        # One that has been rebuilt since may have the image of its new disk.
+        unaware = Server.objects.filter(
+            pk=self.pk, withdrawn_at=None, blob=self.blob_id
+        )
         if unaware.update(
             withdrawn_at=at, withdrawn_how=how[:500], changed_at=timezone.now()
         ):

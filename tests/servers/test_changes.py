@@ -7,12 +7,14 @@ from unittest import mock
 import pytest
 from django.db import transaction
 from django.urls import reverse
+from django.utils import timezone
 
 from accounts.models import Quota, QuotaReached
 from accounts.permissions import Role
 from images.models import Blob
+from images.reconciling import mend
 from images.stores import BlobGone
-from servers import changes, tasks
+from servers import changes, tasks, watching
 from servers.compute.base import (
     Capacity,
     ComputeError,
@@ -331,6 +333,67 @@ class RebuildTests(ChangeTestCase):
         self.image.delete_with_shares(by=self.alice)
         tasks.delete(server_id=str(self.server.pk))
         assert not Blob.objects.filter(pk=blob.pk).exists()
+
+
+class MeanwhileTests(ChangeTestCase):
+    """What was read before the server was rebuilt or resized says nothing of it now."""
+
+    def setUp(self):
+        super().setUp()
+        self.hungry = ImageFactory.create(owner=self.beta, min_ram_mb=512)
+        self.lean = FlavorFactory.create(id="lean", ram_mb=256, disk_gb=10)
+        self.before = self.row()
+
+    def rebuild(self):
+        Rebuild.order(self.row(), self.hungry, password_hash=HASH, by=self.bob)
+        tasks.rebuild(server_id=str(self.server.pk))
+
+    def resize(self):
+        Resize.order(self.row(), self.lean, by=self.bob)
+        tasks.resize(server_id=str(self.server.pk))
+
+    def test_an_image_is_not_taken_for_memory_that_is_gone(self):
+        self.resize()
+        with pytest.raises(ServerConflict, match="has changed in the meantime"):
+            Rebuild.order(self.before, self.hungry, password_hash=HASH, by=self.bob)
+
+    def test_memory_is_not_taken_from_another_image(self):
+        self.rebuild()
+        with pytest.raises(ServerConflict, match="has changed in the meantime"):
+            Resize.order(self.before, self.lean, by=self.bob)
+
+    def test_a_look_at_the_old_disk_settles_nothing(self):
+        self.rebuild()
+        gone = BlobGone("The image file is gone.", self.before.blob.digest)
+        self.compute.power[self.server.pk] = PowerState.SHUTDOWN
+        with mock.patch.object(fakes.FakeStore, "path", side_effect=gone):
+            watching.put_right(self.before)
+        assert self.state() == ("ACTIVE", "")
+
+    def test_a_difference_that_is_none_any_more_is_left_alone(self):
+        self.compute.power[self.server.pk] = PowerState.SHUTDOWN
+        [finding] = watching.servers_that_differ()
+        tasks.reconcile(0)
+        self.row().power_on(by=self.bob)
+        tasks.power_on(server_id=str(self.server.pk))
+        assert mend(finding)
+        assert self.state() == ("ACTIVE", "")
+
+    def test_it_has_not_lost_the_image_that_it_is_not_of_any_more(self):
+        self.base.delete_with_shares(by=self.alice)
+        before = Server.objects.withdrawn().get(pk=self.server.pk)
+        self.rebuild()
+        before.withdraw("The cloud has withdrawn it.", timezone.now())
+        assert self.row().withdrawn_at is None
+
+    def test_an_image_made_anew_under_the_id_is_not_its_image(self):
+        Rebuild.order(self.row(), self.hungry, password_hash=HASH, by=self.bob)
+        self.hungry.delete_with_shares(by=self.bob)
+        theirs = ImageFactory.create(id=self.hungry.pk, owner=self.acme)
+        changes_made = self.row().rebuild_order
+        changes_made.finish()
+        assert self.row().image_uuid == theirs.pk
+        assert self.row().image is None
 
 
 class ResizeTests(ChangeTestCase):

@@ -384,6 +384,19 @@ class RetentionTests(ScheduleTestCase):
 
         assert self.days() == [26]
 
+    def test_what_failed_does_not_fill_the_account(self):
+        self.schedule(keep=2)
+        with limited(images=4):
+            for day in range(6):
+                self.compute.trouble = snapshots.SnapshotFailed("No.")
+                self.run_days(day)
+                assert self.statuses() == ["error"]
+            self.run_days(6, 7)
+            assert self.statuses() == ["active", "active"]
+
+    def statuses(self):
+        return [image.status for image in self.made()]
+
     def test_none_goes_for_one_that_the_store_did_not_take(self):
         self.schedule(keep=1)
         self.run_days(0)
@@ -525,7 +538,8 @@ class SimultaneousTests(FakeComputeMixin, TransactionTestCase):
             outcomes = at_once([partial(schedules.make_due, now)] * 4)
 
             assert outcomes == {"done": 4}
-            assert Image.objects.count() == 2 + day  # one of them the server's own
+            # One of them the server's own; the one that failed before has gone.
+            assert Image.objects.count() == 2
             assert ServerEvent.objects.filter(what="scheduled_image").count() == day + 1
             Image.objects.filter(status="saving").update(status="error")
             Server.objects.update(task="")
@@ -649,6 +663,19 @@ class PageTests(ServerViewTestCase):
         for request in [self.get, self.post]:
             response = request("stop-schedule", self.web.pk, htmx=True)
             self.assertContains(response, "has no schedule", status_code=409)
+
+    def test_of_a_server_that_goes_meanwhile_it_is_not_found(self):
+        self.set()
+        stop = ImageSchedule.stop
+
+        def too_late(schedule, *, by):
+            self.web.delete_later(by=self.bob)
+            self.web.forget()
+            stop(schedule, by=by)
+
+        with mock.patch.object(ImageSchedule, "stop", too_late):
+            response = self.post("stop-schedule", self.web.pk, htmx=True)
+        assert response.status_code == 404
 
     def test_a_server_that_is_being_deleted_is_a_conflict(self):
         self.web.delete_later(by=self.bob)

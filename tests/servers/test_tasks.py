@@ -371,6 +371,14 @@ class ReconcileTests(TaskTestCase):
             tasks.reconcile(0)
         defer.assert_called_once_with("build")
 
+    def test_a_picture_that_is_asked_for_is_no_job_of_the_deed(self):
+        server = self.active()
+        server.power_off(by=self.bob)
+        lose_jobs()
+        server.defer("screenshot")
+        [finding] = watching.servers_without_job(stale=timezone.now())
+        assert finding.subject == str(server.pk)
+
     def test_the_region_is_stopped_in_order(self):
         server, busy = self.active(), self.active()
         busy.reboot(by=self.bob)

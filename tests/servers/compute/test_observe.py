@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import shutil
@@ -13,12 +14,13 @@ import pytest
 
 from servers.compute import process
 from servers.compute.base import (
+    ComputeError,
     ImageFile,
     PowerOff,
     PowerState,
     ServerBusy,
 )
-from servers.compute.folder import Wanted
+from servers.compute.folder import ServerFolder, Wanted
 from servers.compute.launch import QemuSettings
 from servers.compute.qemu import QemuCompute
 from servers.compute.qmp import Monitor
@@ -254,6 +256,55 @@ class ObserveTests(ServerTestCase):
         assert found.power_state is PowerState.RUNNING
         assert found.ssh_port
         assert self.server_folder(spec).state().memory_mb == spec.memory_mb
+
+    def test_so_is_one_that_is_lost(self):
+        spec = self.spawn()
+        for power in (PowerState.RUNNING, PowerState.SHUTDOWN):
+            (self.server_folder(spec).path / "state.json").unlink()
+            assert self.compute.observe(spec.id).power_state is power
+            self.compute.power_off(spec.id, patience=0)
+        assert self.server_folder(spec).disk.exists()
+
+    def test_one_on_a_bad_sector_or_without_sense_holds_up_nobody_else(self):
+        spec = self.spawn()
+        state = self.server_folder(spec).path / "state.json"
+        about, read_text = json.loads(state.read_text()), Path.read_text
+
+        def read(path, *how):
+            if path == state:
+                raise OSError(errno.EIO, "Input/output error")
+            return read_text(path, *how)
+
+        with mock.patch.object(Path, "read_text", read):
+            other = self.spawn()
+        for wrong in ({"memory_mb": None}, {"port": 72022}, {"port": "22"}):
+            with self.subTest(wrong):
+                state.write_text(json.dumps(about | wrong))
+                self.compute.power_on(other)
+                self.compute.power_off(other.id, patience=0)
+                assert self.compute.observe(spec.id).ssh_port == about["port"]
+
+    def test_a_reboot_that_fails_starts_nothing_later(self):
+        spec = self.spawn()
+        pid = self.pid(spec)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(ComputeError):
+                self.compute.reboot(spec.id, hard=True)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        with Monitor(self.server_folder(spec).path) as monitor:
+            monitor.execute("system_powerdown")
+            wait_until(lambda: monitor.status() == "shutdown", "the server down")
+        assert self.compute.observe(spec.id).power_state is PowerState.SHUTDOWN
+
+    def test_on_a_full_disk_a_server_is_shut_off_all_the_same(self):
+        spec = self.spawn()
+        full = OSError(errno.ENOSPC, "No space left on device")
+        with mock.patch.object(ServerFolder, "write", side_effect=full):
+            self.compute.power_off(spec.id, patience=0)
+            assert self.compute.observe(spec.id).power_state is PowerState.SHUTDOWN
+        assert self.compute.power_on(spec).power_state is PowerState.RUNNING
 
     def test_nothing_is_written_of_one_that_ends_this_very_moment(self):
         spec = self.spawn()
