@@ -66,8 +66,10 @@ def or_await_import_again(image: Image) -> Iterator[None]:
         forget_data(image)
         raise
     except BaseException:
-        with suppress(ImageConflict):  # it was deleted meanwhile
+        try:
             image.await_import_again()
+        except ImageConflict:
+            forget_data(image)  # it was deleted meanwhile
         raise
 
 
@@ -91,9 +93,15 @@ def receive(image: Image, pieces: Iterable[bytes], *, limit: int) -> Received:
             receiver.write(piece)
             if time.monotonic() - beaten > BEAT:
                 beaten = time.monotonic()
-                if not image.beat():
-                    raise Gone
+                _insist_on(image)
+        _insist_on(image)  # what is finished takes the place of what was sent before
         return receiver.finish()
+
+
+def _insist_on(image: Image) -> None:
+    """Say that somebody is at work on it; raises Gone if it was deleted."""
+    if not image.beat():
+        raise Gone
 
 
 def check(image: Image, account: Account, *, size: int) -> None:

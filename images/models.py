@@ -454,7 +454,8 @@ class Image(models.Model):
     def beat(self) -> bool:
         """Somebody is at work on it; False if nobody waits for that any more."""
         awaited = Q(status=self.Status.SAVING) | Q(staged=True)
-        images = Image.objects.filter(awaited, pk=self.pk)
+        # One made anew under its ID waits for data of its own.
+        images = Image.objects.filter(awaited, pk=self.pk, created_at=self.created_at)
         return bool(images.update(updated_at=timezone.now()))
 
     def mark_tried(self) -> None:

@@ -29,8 +29,14 @@ ORPHANED_AFTER = timedelta(days=1)
 STALE_AFTER = timedelta(minutes=10)
 DAMAGED = "The image's data in the store is damaged, so nothing boots from it any more."
 GONE = "The image's data is missing in the store, so nothing boots from it any more."
+_UNKNOWN = "No file is deleted, since it is not known on which ones the disks rest."
 # More files without a row than that, and than with one: is it the right database?
 _FEW = 10
+
+
+# Tells the digests on which disks of a backend's servers rest, None while that is
+# unknown.
+Needed = Callable[[str], Collection[str] | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,26 +57,26 @@ class Finding:
 
 def all_findings(
     *,
-    needed: Callable[[str], Collection[str] | None],
+    needed: Needed,
     before: datetime,
     stale: datetime,
     deep: bool = False,
 ) -> Iterator[Finding]:
-    """Everything about images; `deep` reads all of their data, too. `needed` tells the
-    digests on which disks of a backend's servers rest, None while that is unknown.
-    """
+    """Everything about images; `deep` reads all of their data, too."""
     for backend, store in stores().items():
         if reason := _trouble_of(store):
             yield Finding(kind="store unavailable", subject=backend, sentence=reason)
             continue
         yield from uploads_nobody_awaits(store, before=before)
-        if (digests := needed(backend)) is not None:
+        if (digests := needed(backend)) is None:
+            yield Finding(kind="disks unknown", subject=backend, sentence=_UNKNOWN)
+        else:
             yield from files_without_row(backend, store, digests, before=before)
         yield from images_without_file(backend, store)
         yield from images_with_file_again(backend, store, deep=deep)
         if deep:
             yield from images_with_damaged_file(backend, store)
-    yield from blobs_nobody_uses(before=before)
+    yield from blobs_nobody_uses(needed, before=before)
     yield from images_without_job(stale=stale)
     yield from images_cut_off(stale=stale)
 
@@ -134,14 +140,14 @@ def files_without_row(
         )
 
 
-def blobs_nobody_uses(*, before: datetime) -> Iterator[Finding]:
+def blobs_nobody_uses(needed: Needed, *, before: datetime) -> Iterator[Finding]:
     for blob in Blob.objects.filter(created_at__lt=before).iterator(chunk_size=500):
         if not blob.is_used:
             yield Finding(
                 kind="row nobody uses",
                 subject=blob.digest,
                 sentence="Neither an image nor a server refers to this file.",
-                mend=blob.release,
+                mend=partial(_release, blob, needed),
             )
 
 
@@ -292,3 +298,10 @@ def _is_there(store: ImageStore, blob: Blob) -> bool:
     except BlobGone:
         return False
     return True
+
+
+def _release(blob: Blob, needed: Needed) -> None:
+    blob.release()
+    digests = needed(blob.backend)
+    if digests is not None and blob.digest not in digests:
+        remove_file(blob.backend, blob.digest)

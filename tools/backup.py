@@ -27,7 +27,6 @@ import fcntl
 import hashlib
 import os
 import shutil
-import struct
 import subprocess
 import sys
 import time
@@ -41,14 +40,13 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from servers.compute import process
-from servers.compute.base import ServerBusy, ServerNotFound
+from servers.compute.base import ComputeError, ServerBusy, ServerNotFound
+from servers.compute.disks import read_header
 from servers.compute.folder import ServerFolder, all_folders
 
 _DUMP = "database"
 # Of a server; all else in its folder is made anew.
 _KEPT = ("state.json", "disk.qcow2", "seed.tar", "order")
-# Where a qcow2 file has the name of the file that it rests on: offset and length.
-_BACKING = struct.Struct(">8xQI")
 # How long a deed with a server is waited for, in seconds.
 _PATIENCE = 60
 # How often it is looked for new image files before the database is saved anyway.
@@ -72,7 +70,7 @@ class BackupError(RuntimeError):
 
 class Saved(NamedTuple):
     backup: Path
-    # Image files that are not in it, though they are in the store.
+    # Image files and servers that are not in it, though they are there.
     missing: set[str]
 
 
@@ -99,7 +97,8 @@ def _save(url: str, data: Path, folder: Path) -> Saved:
     count += _copy_blobs(*blobs, missing)
     say(f"database, and {count} image files that were not here yet")
     for server in all_folders(data / "servers"):
-        _save_server(server, draft / "servers" / str(server.id))
+        if not _save_server(server, draft / "servers" / str(server.id)):
+            missing.add(str(server.id))
     _sync(draft)
     draft.rename(backup)
     _sync(folder)
@@ -167,11 +166,13 @@ def _copy_blobs(source: Path, target: Path, missing: set[str]) -> int:
 
 
 def _restore_blob(name: Path, source: Path, target: Path) -> None:
+    if not (source / name).is_file():
+        say(f"not in the backup: the image file {name.stem}")
+        return
     try:
         _copy_blob(source / name, target / name)
-    except (FileNotFoundError, _Unsound) as problem:
-        reason = f": {problem}" if isinstance(problem, _Unsound) else ""
-        say(f"not in the backup: the image file {name.stem}{reason}")
+    except _Unsound as problem:
+        say(f"not in the backup: the image file {name.stem}: {problem}")
         return
     # As the store makes them, whatever our umask is.
     for folder in (target.parent, target, (target / name).parent):
@@ -188,18 +189,27 @@ def _copy_blob(source: Path, target: Path) -> None:
     draft = target.with_name(target.name + ".new")
     # Of a run that was cut short, and perhaps read-only by now.
     draft.unlink(missing_ok=True)
+    try:
+        if _copy(source, draft) != source.stem:
+            raise _Unsound("its data is damaged")
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    draft.chmod(0o444)
+    draft.rename(target)
+    _sync(target.parent)
+
+
+def _copy(source: Path, target: Path) -> str:
+    """Returns the digest of what was copied; raises _Unsound if it cannot be read."""
     digest = hashlib.sha256()
-    with source.open("rb") as original, draft.open("xb") as copy:
+    with source.open("rb") as original, target.open("xb") as copy:
         while chunk := _read(original):
             digest.update(chunk)
             copy.write(chunk)
-    if digest.hexdigest() != source.stem:
-        draft.unlink()
-        raise _Unsound("its data is damaged")
-    draft.chmod(0o444)
-    _sync(draft)
-    draft.rename(target)
-    _sync(target.parent)
+    shutil.copymode(source, target)
+    _sync(target)
+    return digest.hexdigest()
 
 
 def _read(stream: BinaryIO) -> bytes:
@@ -222,49 +232,57 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _save_server(server: ServerFolder, target: Path) -> None:
+def _save_server(server: ServerFolder, target: Path) -> bool:
+    """False if it was to be saved, and could not be read."""
     try:
         # Nobody starts it while its disk is read.
         with server.locked(patience=_PATIENCE):
             is_noted = process.find(server.pid, server.id)
             if is_noted or server.id in process.running_in(server.root):
                 say(f"left out, since it runs: the disk of the server {server.id}")
-                return
+                return True
             target.mkdir(parents=True, mode=0o700)
             for name in _KEPT:
                 if (server.path / name).exists():
-                    shutil.copy(server.path / name, target / name)
-                    _sync(target / name)
+                    _copy(server.path / name, target / name)
     except ServerNotFound:
         pass  # deleted since we looked
     except ServerBusy:
         say(f"left out, since it is being worked on: the server {server.id}")
+    except _Unsound as problem:
+        shutil.rmtree(target)
+        say(f"left out, since {problem}: the disk of the server {server.id}")
+        return False
+    return True
 
 
 def _restore_server(server: ServerFolder, target: Path, digest: str | None) -> None:
+    draft = target / f"{server.id}.new"
+    target.mkdir(mode=0o700, exist_ok=True)
+    draft.mkdir(mode=0o700)
     try:
-        image = _image_of(server.disk)
+        for path in server.path.iterdir():
+            _copy(path, draft / path.name)
+        image = _image_of(draft / server.disk.name)
     except _Unsound as problem:
+        shutil.rmtree(draft)
         say(f"left out, since {problem}: the disk of the server {server.id}")
         return
     if image and image != digest:
+        shutil.rmtree(draft)
         say(f"left out, since it was rebuilt after the database: server {server.id}")
         return
-    target.mkdir(mode=0o700, exist_ok=True)
-    shutil.copytree(server.path, target / server.path.name)
+    draft.rename(target / str(server.id))
 
 
 def _image_of(disk: Path) -> str:
     """The digest of the image file that the disk rests on, empty if on none."""
     if not disk.exists():
         return ""
-    with disk.open("rb") as stream:
-        header = _read(stream)[: _BACKING.size]
-        if len(header) < _BACKING.size or not header.startswith(b"QFI\xfb"):
-            raise _Unsound("its data is damaged")
-        offset, length = _BACKING.unpack(header)
-        stream.seek(offset)
-        return Path(os.fsdecode(stream.read(length))).stem if offset else ""
+    try:
+        return Path(read_header(disk).backing or "").stem
+    except ComputeError:
+        raise _Unsound("its data is damaged") from None
 
 
 def _sync(path: Path) -> None:

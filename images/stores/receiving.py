@@ -45,17 +45,11 @@ class LocalReceiver:
         with telling_trouble():
             self._descriptor = os.open(self._part, flags, 0o600)
         try:
-            # What a killed process left is overwritten; what a living one writes to
-            # is not. (The file is cut only once it is surely ours.)
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whose it was may have finished it since it was opened.
-            is_ours = is_named(self._descriptor, self._part)
-        except BlockingIOError:
-            is_ours = False
-        try:
-            if not is_ours:
-                raise StoreError("This image is being uploaded already.")
             with telling_trouble():
+                # What a killed process left is overwritten; what a living one writes
+                # to is not. (The file is cut only once it is surely ours.)
+                if not self._is_ours():
+                    raise StoreError("This image is being uploaded already.")
                 os.ftruncate(self._descriptor, 0)
         except BaseException:
             self._close()
@@ -100,6 +94,14 @@ class LocalReceiver:
         self._close()
         sync_folder(self._whole.parent)
         return Received(self._hash.hexdigest(), self.size)
+
+    def _is_ours(self) -> bool:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        # Whose it was may have finished it since it was opened.
+        return is_named(self._descriptor, self._part)
 
     def _close(self) -> None:
         os.close(self._descriptor)

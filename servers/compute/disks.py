@@ -43,7 +43,8 @@ def read_header(path: Path) -> Header:
         data = stream.read(_QCOW2.size)
         if len(data) == _QCOW2.size:
             magic, _, name_at, name_size, _, size = _QCOW2.unpack(data)
-            if magic == b"QFI\xfb":
+            # The name stands in the first cluster, of 2 MiB at most.
+            if magic == b"QFI\xfb" and name_at < 2 << 20:
                 stream.seek(name_at)
                 path = Path(os.fsdecode(stream.read(min(name_size, _LONGEST))))
                 return Header(size, path.name if name_at else None)

@@ -32,6 +32,7 @@ from servers.compute.base import ComputeError, ServerBusy, ServerNotFound
 _NEW = ".new"
 _GONE = ".gone"
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+_DAMAGE = {errno.EIO, errno.EUCLEAN, errno.EBADMSG}
 
 
 class Wanted(enum.StrEnum):
@@ -100,13 +101,17 @@ class ServerFolder:
             known = {field.name for field in fields(State)}
             found = {name: found[name] for name in known & found.keys()}
             state = State(**found | {"wanted": Wanted(found["wanted"])})
-            if not (state.memory_mb in range(1 << 31) and state.port in range(1 << 16)):
+            if not (0 <= state.memory_mb < 1 << 31 and 0 <= state.port < 1 << 16):
                 raise ValueError("There is no such memory or port.")
         except FileNotFoundError:
             if self.disk.exists():
                 raise Unreadable("The server's state is lost.") from None
             raise ServerNotFound("The region does not know this server.") from None
         except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise Unreadable("The server's state cannot be read.") from error
+        except OSError as error:
+            if error.errno not in _DAMAGE:
+                raise
             raise Unreadable("The server's state cannot be read.") from error
         return state
 

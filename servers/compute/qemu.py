@@ -70,7 +70,8 @@ class QemuCompute:
         for folder in all_folders(self._settings.folder):
             for place in (folder.path, folder.rebuilt):
                 # One that is damaged starts from nothing.
-                gone = contextlib.suppress(FileNotFoundError, ComputeError)
+                missing = FileNotFoundError, NotADirectoryError
+                gone = contextlib.suppress(*missing, ComputeError)
                 with _telling_trouble(), gone:
                     backing = disks.read_header(place / folder.disk.name).backing
                     needed |= {Path(backing).stem} if backing else set()

@@ -184,14 +184,6 @@ class CreateTests(ImagesTestCase):
         again = self.call("POST", "/images", {"id": chosen})
         assert again.status_code == 409
         assert "already exists" in again.json()["message"]
-
-    def test_the_id_of_a_deleted_one_is_taken_until_its_jobs_are_done(self):
-        chosen = self.call("POST", "/images", {}).json()["id"]
-        defer_admit(Image.objects.get(pk=chosen))
-        assert self.call("DELETE", f"/images/{chosen}").status_code == 204
-        assert self.call("POST", "/images", {"id": chosen}).status_code == 409
-        lose_jobs()
-        assert self.call("POST", "/images", {"id": chosen}).status_code == 201
         # Nor while something is still done with one that was deleted.
         image = Image.objects.get(pk=chosen)
         defer_admit(image)

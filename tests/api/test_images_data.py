@@ -246,6 +246,18 @@ class UploadTests(DataTestCase):
         work()
         assert self.status(image) == "active"
 
+    def test_who_sends_to_a_deleted_image_does_not_send_to_the_next_one(self):
+        image = self.queued()
+
+        def deleted(request):
+            yield TEXT
+            self.call("DELETE", self.at(image))
+            self.queued(id=str(image.pk)).start_saving()
+
+        with mock.patch("images.api.data._pieces", deleted):
+            assert self.put(image, TEXT).status_code == 410
+        assert self.files() == []
+
     def test_data_that_comes_in_the_meantime_is_not_swept_away(self):
         image = self.queued()
         self.leave(image, b"of an earlier time")
@@ -502,6 +514,19 @@ class ImportTests(DataTestCase):
         assert self.take_in(image).status_code == 202
         work()
         assert self.status(image) == "active"
+
+    def test_staged_data_goes_with_an_image_that_is_deleted_just_then(self):
+        image, inspect = self.queued(), LocalStore.inspect
+        self.stage(image, self.disk())
+
+        def deleted(store, upload_id, **options):
+            self.call("DELETE", self.at(image))
+            return inspect(store, upload_id, **options)
+
+        with mock.patch.object(LocalStore, "inspect", deleted):
+            assert self.take_in(image).status_code == 410
+        work()
+        assert self.files() == []
 
     def test_staged_data_goes_with_its_image(self):
         image = self.queued()

@@ -75,7 +75,7 @@ class FindingTests(ReconcilingTestCase):
         self.make_old(path)
         assert self.kinds() == ["file without a row"]
         self.needed = None
-        assert self.kinds() == []
+        assert self.kinds() == ["disks unknown"]
         self.needed = [self.web.blob.digest]
         [finding] = self.find()
         assert "disk of a server rests" in finding.sentence
@@ -128,6 +128,16 @@ class FindingTests(ReconcilingTestCase):
         self.mend()
 
         assert len(self.files()) == 1
+
+    def test_where_the_disks_are_not_known_nothing_is_deleted_and_it_is_told(self):
+        self.needed = None
+        assert self.kinds() == ["disks unknown"]
+        path = self.store.path(self.web.blob.digest)
+        Image.objects.all().delete()
+        Blob.objects.update(created_at=timezone.now() - timedelta(days=2))
+        for finding in self.find():
+            mend(finding)
+        assert path.exists()
 
     def test_a_row_that_nobody_uses_goes_with_its_file(self):
         Image.objects.all().delete()

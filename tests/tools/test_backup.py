@@ -197,16 +197,7 @@ class FilesTests(BackupTestCase):
     def test_one_that_cannot_be_read_keeps_nothing_else_from_being_saved(self):
         image = self.add_image(b"one")
         self.add_image(b"two")
-        read = backup._read
-
-        def read_badly(stream):
-            if image.blob.digest in stream.name:
-                stream = mock.Mock(
-                    read=mock.Mock(side_effect=OSError(EIO, "I/O error"))
-                )
-            return read(stream)
-
-        with mock.patch("tools.backup._read", read_badly):
+        with self.bad_sector(image.blob.digest):
             saved = backup.save(self.url, self.data, self.folder / "backups")
         assert saved.missing == {image.blob.digest}
         assert (saved.backup / "database").is_file()
@@ -214,13 +205,10 @@ class FilesTests(BackupTestCase):
 
     def test_one_that_was_killed_is_in_nobody_s_way(self):
         path = store_for("local").path(self.add_image(b"one").blob.digest)
-        killed = mock.patch("tools.backup._sync", side_effect=KeyboardInterrupt)
-        with killed, pytest.raises(KeyboardInterrupt):
-            self.save()
-        [draft] = (self.folder / "backups" / "blobs").glob("??/*.new")
-        assert draft.stat().st_mode & 0o777 == 0o444
-        with mock.patch("tools.backup.time.strftime", return_value="later"):
-            self.restore(self.save())
+        draft = self.folder / "backups" / "blobs" / path.stem[:2] / f"{path.name}.new"
+        draft.parent.mkdir(parents=True)
+        draft.touch(0o444)
+        self.restore(self.save())
         assert set(self.blobs(self.fresh)) == {path.name}
 
     def test_two_do_not_write_to_one_folder(self):
@@ -236,11 +224,49 @@ class FilesTests(BackupTestCase):
         saved = self.save()
         folder = saved / "servers" / str(server.pk)
         folder.mkdir(parents=True)
-        (folder / "disk.qcow2").write_bytes(b"QFI")
-        self.restore(saved)
-        assert f"data is damaged: the disk of the server {server.pk}" in (
-            self.said.getvalue()
-        )
+        disk = folder / "disk.qcow2"
+        for data in (b"QFI", b"QFI\xfb" + b"\xff" * 100):
+            with self.subTest(data):
+                disk.write_bytes(data)
+                self.restore(saved)
+                assert f"data is damaged: the disk of the server {server.pk}" in (
+                    self.said.getvalue()
+                )
+                assert list((self.fresh / "servers").iterdir()) == []
+
+    def test_a_disk_that_cannot_be_read_is_named_and_all_else_saved(self):
+        server_id = uuid4()
+        folder = self.data / "servers" / str(server_id)
+        folder.mkdir(parents=True)
+        for name in ("disk.qcow2", "state.json"):
+            (folder / name).touch(0o600)
+        with self.bad_sector("disk.qcow2"):
+            saved = backup.save(self.url, self.data, self.folder / "backups")
+        assert saved.missing == {str(server_id)}
+        assert f"the disk of the server {server_id}" in self.said.getvalue()
+        assert list((saved.backup / "servers").iterdir()) == []
+
+    def test_a_damaged_backup_leaves_nothing_half_restored(self):
+        path = store_for("local").path(self.add_image(b"one").blob.digest)
+        saved = self.save()
+        [copy] = (self.folder / "backups" / "blobs").glob("??/*")
+        with self.bad_sector(copy.name):
+            self.restore(saved)
+        assert f"image file {path.stem}: it cannot be read" in self.said.getvalue()
+        assert self.blobs(self.fresh) == {}
+
+    @contextmanager
+    def bad_sector(self, name):
+        read = backup._read
+
+        def read_badly(stream):
+            if name in stream.name:
+                stream = mock.Mock()
+                stream.read.side_effect = OSError(EIO, "I/O error")
+            return read(stream)
+
+        with mock.patch("tools.backup._read", read_badly):
+            yield
 
     def test_a_backup_that_was_cut_short_has_no_name(self):
         failing = mock.patch("tools.backup._copy_blobs", side_effect=OSError("broken"))
@@ -403,7 +429,7 @@ class RestoredPanelTests(BackupTestCase):
         assert f"rebuilt after the database: server {self.stopped.pk}" in (
             self.said.getvalue()
         )
-        assert not (self.fresh / "servers").exists()
+        assert list((self.fresh / "servers").iterdir()) == []
 
     def process(self):
         return process.find(self.disk(self.fresh).parent / "pid", self.stopped.pk)

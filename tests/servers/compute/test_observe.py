@@ -269,14 +269,16 @@ class ObserveTests(ServerTestCase):
         spec = self.spawn()
         state = self.server_folder(spec).path / "state.json"
         about, read_text = json.loads(state.read_text()), Path.read_text
+        sector = state.stat().st_ino
 
         def read(path, *how):
-            if path == state:
+            if path == state and path.stat().st_ino == sector:
                 raise OSError(errno.EIO, "Input/output error")
             return read_text(path, *how)
 
         with mock.patch.object(Path, "read_text", read):
             other = self.spawn()
+            assert self.compute.observe(spec.id).ssh_port == about["port"]
         for wrong in ({"memory_mb": None}, {"port": 72022}, {"port": "22"}):
             with self.subTest(wrong):
                 state.write_text(json.dumps(about | wrong))
