@@ -1,4 +1,6 @@
 import pytest
+from django.db import connection
+from django.test import TestCase, TransactionTestCase
 
 
 @pytest.hookimpl(trylast=True)
@@ -10,3 +12,21 @@ def pytest_collection_modifyitems(items):
 def place(item):
     marks = {mark.name for mark in item.iter_markers()}
     return "chaos" not in marks, "qemu" not in marks
+
+
+@pytest.fixture(autouse=True)
+def jobs_end_with_their_test(request, django_db_blocker):
+    """Where tables are emptied after a test, those of procrastinate are left out: their
+    models are not Django's to manage. The next test would find their rows.
+    """
+    yield
+    if is_committed(request):
+        with django_db_blocker.unblock(), connection.cursor() as cursor:
+            cursor.execute("DELETE FROM procrastinate_jobs")
+
+
+def is_committed(request):
+    """Whether the test writes for good, and is not just rolled back."""
+    if request.cls and issubclass(request.cls, TransactionTestCase):
+        return not issubclass(request.cls, TestCase)
+    return "transactional_db" in request.fixturenames
