@@ -47,6 +47,8 @@
   });
   document.addEventListener("close-dialog", () => frame?.open && frame.close());
   frame?.addEventListener("close", () => {
+    // Told a frame late: the next answer may have opened it again by then.
+    if (frame.open) return;
     $("#dialog").replaceChildren();
     $("#dialog-problems").replaceChildren();
     // The opener may have been swapped away by the answer.
