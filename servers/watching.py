@@ -40,7 +40,7 @@ def put_right(server: Server) -> None:
     found = look(compute, server)
     if settle := difference(server, found):
         settle()
-    elif found.power_state is PowerState.RUNNING:
+    elif server.is_active:
         _look_closer(compute, server, found)
 
 
@@ -95,6 +95,8 @@ def look(compute: Compute, server: Server) -> Observed:
 def difference(server: Server, found: Observed) -> Callable[[], object] | None:
     """What settles a server that is not as its row says; None if it is as it says."""
     match found.power_state:
+        case PowerState.RUNNING if server.is_broken and found.at_a_glance:
+            return None
         case PowerState.RUNNING if not server.is_active:
             return partial(settle_started, server, found)
         case PowerState.SHUTDOWN if server.is_active:
@@ -108,13 +110,11 @@ def difference(server: Server, found: Observed) -> Callable[[], object] | None:
 
 def _look_closer(compute: Compute, server: Server, found: Observed) -> None:
     """A server that runs as it should: its address, and whether it asks for a login."""
+    reason = server.reason if found.at_a_glance else found.reason
     seen = (server.ssh_host, server.ssh_port, server.reason)
-    if seen != (found.ssh_host, found.ssh_port, found.reason):
+    if seen != (found.ssh_host, found.ssh_port, reason):
         server.settle(
-            None,
-            ssh_host=found.ssh_host,
-            ssh_port=found.ssh_port,
-            reason=found.reason,
+            None, ssh_host=found.ssh_host, ssh_port=found.ssh_port, reason=reason
         )
     now, started = timezone.now(), server.started_at
     # The console still shows the prompt of before for a moment after a reboot.

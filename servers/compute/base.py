@@ -121,6 +121,9 @@ class Observed:
     is_detached: bool = False
     # The order of the last rebuild whose new disk is in place.
     rebuilt_by: UUID | None = None
+    # Something else is being done with it: all that was seen is whether it has a
+    # process, not what that is at, so a server in error stays so.
+    at_a_glance: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -101,9 +101,11 @@ def glance(settings: QemuSettings, folder: ServerFolder) -> Observed:
     if folder.rebuilt.is_dir():
         raise ServerBusy("The server's disk is being exchanged.")
     if is_running(folder):
-        return observed(settings, folder, PowerState.RUNNING)
-    if folder.state().wanted is Wanted.OFF:
-        return observed(settings, folder, PowerState.SHUTDOWN)
+        found = observed(settings, folder, PowerState.RUNNING)
+        return replace(found, at_a_glance=True)
+    state = folder.state()
+    if state.wanted is Wanted.OFF:
+        return observed(settings, folder, PowerState.SHUTDOWN, state.reason)
     # It may be about to start, or have crashed: only the other one can tell.
     raise ServerBusy("Something else is being done with this server.")
 

@@ -41,6 +41,8 @@ class FakeCompute:
         # What happens while a disk is detached, and the disks that are.
         self.at_detach: Callable[[], object] = lambda: None
         self.detached: set[UUID] = set()
+        # Servers with which something is being done elsewhere.
+        self.busy: set[UUID] = set()
         self.unavailable: str | None = None
         self.trouble: ComputeError | None = None
         # Set by a test that wants to do something while a disk is being made.
@@ -77,6 +79,7 @@ class FakeCompute:
             reason=self.reasons.get(server_id, ""),
             rebuilt_by=self.orders.get(server_id),
             is_detached=server_id in self.detached,
+            at_a_glance=server_id in self.busy,
         )
 
     def power_on(self, spec: ServerSpec) -> Observed:

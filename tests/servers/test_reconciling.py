@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from images.models import Image
 from images.stores import StoreError
-from servers import reconciling, tasks
+from servers import reconciling, tasks, watching
 from servers.compute import handover
 from servers.compute.base import ComputeError, PowerState, ServerBusy
 from servers.models import Reconciliation, Server, ServerEvent
@@ -69,6 +69,22 @@ class FindingTests(ReconcilingTestCase):
 
         assert self.repair() == [("server in another state", False)]
         assert self.state() == ("ERROR", "A reason.")
+
+    def test_a_process_that_is_seen_at_a_glance_ends_no_error(self):
+        """It may stand still: only who looks closely can tell."""
+        self.compute.busy.add(self.server.pk)
+        Server.objects.update(status="ERROR", reason="Its kernel has panicked.")
+        assert self.kinds() == []
+        self.compute.busy.clear()
+        assert self.kinds() == ["server in another state"]
+
+    def test_a_glance_takes_no_reason_away(self):
+        self.compute.busy.add(self.server.pk)
+        Server.objects.update(reason="Its disk file is missing.")
+        self.server.refresh_from_db()
+        watching.put_right(self.server)
+        assert self.state() == ("ACTIVE", "Its disk file is missing.")
+        assert self.server.ssh_port == self.compute.port
 
     def test_a_server_that_cannot_be_seen_just_now_is_left_alone(self):
         with mock.patch.object(

@@ -204,7 +204,9 @@ class ObserveTests(ServerTestCase):
     def test_a_server_in_somebodys_hands_is_still_seen(self):
         spec = self.spawn()
         with self.server_folder(spec).locked(patience=0):
-            assert self.compute.observe(spec.id).power_state is PowerState.RUNNING
+            seen = self.compute.observe(spec.id)
+        assert (seen.power_state, seen.at_a_glance) == (PowerState.RUNNING, True)
+        assert not self.compute.observe(spec.id).at_a_glance
 
     def test_so_is_one_that_is_off(self):
         spec = self.spawn()
