@@ -424,17 +424,21 @@ class Image(models.Model):
 
     @transaction.atomic
     def activate(self, backend: str, stored: Stored) -> None:
-        """The data has come and is sound. The caller holds the digest (Blob.hold).
+        """The data has come and is sound.
 
         Raises QuotaReached: converted, it may be far larger than what was sent.
         """
+        this = Image.objects.filter(pk=self.pk)
+        counted = this.values_list("size", flat=True).first()
+        more = 0 if counted is None else stored.size - counted
+        if self.owner and more > 0:
+            self.owner.make_room({Quota.IMAGE_BYTES: more})
+        # In the order of all others: account, image, digest.
+        this.select_for_update(no_key=True).first()
+        Blob.objects.hold(stored.digest)
         blob = Blob.objects.keep(backend, stored)
         # Nobody can tell kinds of raw data apart, so there the owner's word counts.
         declared = self.disk_format if stored.disk_format == "raw" else ""
-        counted = Image.objects.filter(pk=self.pk).values_list("size", flat=True)
-        more = blob.size - next(iter(counted), blob.size)
-        if self.owner and more > 0:
-            self.owner.make_room({Quota.IMAGE_BYTES: more})
         self._move(
             self.Status.ACTIVE,
             {self.Status.QUEUED, self.Status.SAVING},

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from functools import partial
 from uuid import UUID
 
-from django.db import transaction
 from django.utils import timezone
 from procrastinate import JobContext
 from procrastinate.contrib.django import app as jobs
@@ -92,9 +91,7 @@ def _admit(
 ) -> None:
     stored = admit(progress=_in_steps(image.show_progress, first_progress))
     try:
-        with transaction.atomic():
-            Blob.objects.hold(stored.digest)
-            image.activate(image.region.backend, stored)
+        image.activate(image.region.backend, stored)
     except (ImageConflict, QuotaReached) as problem:
         # Deleted meanwhile, or too large. The upload protects the file until it is
         # discarded.

@@ -100,7 +100,7 @@ class RaceTests(TransactionTestCase):
                 self.wait_until_somebody_waits()
 
         def make_anew():
-            deleted.wait(10)
+            deleted.wait(60)
             register = partial(Image.objects.register, by=self.alice, image_id=image_id)
             register(self.acme, region=image.region_id, name="anew")
 
@@ -115,12 +115,31 @@ class RaceTests(TransactionTestCase):
             " AND wait_event_type = 'Lock'"
         )
         with connection.cursor() as cursor:
-            for _ in range(1000):
+            for _ in range(6000):
+                # Else a transaction sees only who was connected at its first look.
+                cursor.execute("SELECT pg_stat_clear_snapshot()")
                 cursor.execute(waiting)
                 if cursor.fetchone() is not None:
                     return
                 time.sleep(0.01)
         raise AssertionError("nobody waits")
+
+    def test_who_waits_for_the_account_holds_no_digest(self):
+        image = make_image(self.acme, size=1)
+        stored = Stored("ab" * 32, 10, 10, "raw", "cd" * 16)
+        activating = threading.Thread(
+            target=at_once, args=[[partial(image.activate, "local", stored)]]
+        )
+        with transaction.atomic():
+            self.acme.make_room({Quota.IMAGES: 0})
+            activating.start()
+            self.wait_until_somebody_waits()
+            with connection.cursor() as cursor:
+                cursor.execute("SET LOCAL lock_timeout = '500ms'")
+                Blob.objects.hold(stored.digest)
+        activating.join()
+        image.refresh_from_db()
+        assert image.status == "active"
 
     def test_an_image_that_is_deleted_as_it_becomes_active_leaves_no_blob(self):
         stored = Stored("ab" * 32, 10, 10, "raw", "cd" * 16)
@@ -129,9 +148,7 @@ class RaceTests(TransactionTestCase):
             copy = Image.objects.get(pk=image.pk)
 
             def activate(image=image):
-                with transaction.atomic():
-                    Blob.objects.hold(stored.digest)
-                    image.activate("local", stored)
+                image.activate("local", stored)
 
             done = at_once([activate, partial(copy.delete_with_shares, by=self.alice)])
 

@@ -13,7 +13,7 @@ from django.db import transaction
 from accounts.models import Account, Region, User
 from accounts.permissions import Role
 from images.base_images import add_base_image
-from images.models import Blob, Image
+from images.models import Image
 from images.stores import Stored, StoreError, store_for
 from servers.models import Flavor
 from sharing.models import ImageShare, ShareDeclaration
@@ -205,7 +205,6 @@ def _save(wanted: SavedImage, base: Image, stored: Stored) -> Image:
         created_by=alice.get_username(),
         status=Image.Status.SAVING,
     )
-    Blob.objects.hold(stored.digest)
     image.activate(base.region.backend, stored)
     return image
 
