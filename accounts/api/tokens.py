@@ -211,12 +211,12 @@ def _authenticate(request: HttpRequest, given: UserIn, password: str) -> User | 
     if len(counted) > (User._meta.get_field("username").max_length or 0):
         return None  # nobody's, and too long to be counted
     _insist_on_patience(request, counted)
+    if not AxesProxyHandler.is_allowed(request, {"username": username}):
+        User().set_password(password)  # as long as the check takes, which is left out
     user = authenticate(request, username=username, password=password)
     if isinstance(user, User):
         return user
     if counted != username:
-        if not AxesProxyHandler.is_allowed(request, {"username": username}):
-            User().set_password(password)  # as long as a check takes
         count_failure(request, counted)
     answer_for_axes(request)
     _insist_on_patience(request, counted)
