@@ -18,8 +18,9 @@ the database is one too many, which does no harm. Blobs never change and have th
 digest as name, so each is copied once, and what is there need not be compared.
 
 A copy whose digest is not its name is none, and neither is one that cannot be read to
-its end: such a file is named, all else is saved, and the exit status is 1. The disk of
-a server that runs changes while it is read, so it is left out and named.
+its end: such a file is named, all else is saved, and the exit status is 1. So is the
+disk of a server that is off, but is being worked on all the time. The disk of one that
+runs changes while it is read, so it is left out and named.
 """
 
 import argparse
@@ -96,17 +97,18 @@ def _save(url: str, data: Path, folder: Path) -> Saved:
     _run(url, "pg_dump", "--format=custom", f"--file={draft / _DUMP}")
     count += _copy_blobs(*blobs, missing)
     say(f"database, and {count} image files that were not here yet")
-    for server in all_folders(data / "servers"):
-        if not _save_server(server, draft / "servers" / str(server.id)):
-            missing.add(str(server.id))
+    missing |= _save_servers(data / "servers", draft / "servers")
     _sync(draft)
     draft.rename(backup)
     _sync(folder)
     return Saved(backup, missing)
 
 
-def restore(url: str, data: Path, backup: Path) -> None:
-    """Bring a backup back; raises BackupError before it would overwrite anything."""
+def restore(url: str, data: Path, backup: Path) -> set[str]:
+    """Bring a backup back; raises BackupError before it would overwrite anything.
+
+    Returns the image files and servers that are not brought back.
+    """
     _check_empty(url, data, backup)
     _run(
         url,
@@ -123,12 +125,18 @@ def restore(url: str, data: Path, backup: Path) -> None:
             " LEFT JOIN images_blob b ON b.id = s.blob_id"
         )
         digests: dict[UUID, str | None] = dict(rows.fetchall())
-    for name in names:
-        _restore_blob(name, backup.parent / "blobs", data / "images" / "blobs")
+    missing = {
+        name.stem
+        for name in names
+        if not _restore_blob(name, backup.parent / "blobs", data / "images" / "blobs")
+    }
     for server in all_folders(backup / "servers"):
-        if server.id in digests:  # else it is newer than the database
-            _restore_server(server, data / "servers", digests[server.id])
+        if server.id not in digests:  # it is newer than the database
+            continue
+        if not _restore_server(server, data / "servers", digests[server.id]):
+            missing.add(str(server.id))
     say(f"database, {len(names)} image files, disks of servers")
+    return missing
 
 
 def _check_empty(url: str, data: Path, backup: Path) -> None:
@@ -165,18 +173,19 @@ def _copy_blobs(source: Path, target: Path, missing: set[str]) -> int:
     return count
 
 
-def _restore_blob(name: Path, source: Path, target: Path) -> None:
-    if not (source / name).is_file():
-        say(f"not in the backup: the image file {name.stem}")
-        return
+def _restore_blob(name: Path, source: Path, target: Path) -> bool:
+    """False if it cannot be, which is told."""
     try:
+        if not (source / name).is_file():
+            raise _Unsound("it is not there")
         _copy_blob(source / name, target / name)
     except _Unsound as problem:
         say(f"not in the backup: the image file {name.stem}: {problem}")
-        return
+        return False
     # As the store makes them, whatever our umask is.
     for folder in (target.parent, target, (target / name).parent):
         folder.chmod(0o755)
+    return True
 
 
 class _Unsound(Exception):
@@ -224,39 +233,64 @@ def _alone(folder: Path) -> Iterator[None]:
     """Of two backups into one folder each would take the other's drafts for its own."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BackupError(f"Another backup is being made into {folder}.") from None
         yield
-    except BlockingIOError:
-        raise BackupError(f"Another backup is being made into {folder}.") from None
     finally:
         os.close(descriptor)
 
 
-def _save_server(server: ServerFolder, target: Path) -> bool:
-    """False if it was to be saved, and could not be read."""
-    try:
-        # Nobody starts it while its disk is read.
-        with server.locked(patience=_PATIENCE):
-            is_noted = process.find(server.pid, server.id)
-            if is_noted or server.id in process.running_in(server.root):
-                say(f"left out, since it runs: the disk of the server {server.id}")
-                return True
-            target.mkdir(parents=True, mode=0o700)
+def _save_servers(source: Path, target: Path) -> set[str]:
+    """Save all that are off; returns the IDs of those that could not be saved."""
+    servers = all_folders(source)
+    # Who is being worked on has another chance when all others are saved.
+    for _ in range(2):
+        left: dict[ServerFolder, Exception] = {}
+        for server in servers:
+            try:
+                _save_server(server, target / str(server.id))
+            except ServerNotFound:
+                pass  # deleted since we looked
+            except (ServerBusy, _Unsound) as problem:
+                left[server] = problem
+        servers = list(left)
+    for server, why in left.items():
+        say(f"not in the backup: the disk of the server {server.id}: {why}")
+    return {str(server.id) for server in left}
+
+
+def _save_server(server: ServerFolder, target: Path) -> None:
+    """Nothing of one that runs. Raises ServerBusy, ServerNotFound or _Unsound."""
+    if _runs(server):
+        return
+    # Nobody starts it while its disk is read.
+    with server.locked(patience=_PATIENCE):
+        if _runs(server):
+            return
+        if process.find(server.pid, server.id):
+            raise ServerBusy("A process that worked with its disk is still there.")
+        target.mkdir(parents=True, mode=0o700)
+        try:
             for name in _KEPT:
                 if (server.path / name).exists():
                     _copy(server.path / name, target / name)
-    except ServerNotFound:
-        pass  # deleted since we looked
-    except ServerBusy:
-        say(f"left out, since it is being worked on: the server {server.id}")
-    except _Unsound as problem:
-        shutil.rmtree(target)
-        say(f"left out, since {problem}: the disk of the server {server.id}")
-        return False
-    return True
+        except BaseException:
+            shutil.rmtree(target)
+            raise
 
 
-def _restore_server(server: ServerFolder, target: Path, digest: str | None) -> None:
+def _runs(server: ServerFolder) -> bool:
+    noted = process.find(server.pid, server.id)
+    runs = not noted.is_idle if noted else server.id in process.running_in(server.root)
+    if runs:
+        say(f"left out, since it runs: the disk of the server {server.id}")
+    return runs
+
+
+def _restore_server(server: ServerFolder, target: Path, digest: str | None) -> bool:
+    """False if it cannot be, which is told."""
     draft = target / f"{server.id}.new"
     target.mkdir(mode=0o700, exist_ok=True)
     draft.mkdir(mode=0o700)
@@ -264,15 +298,14 @@ def _restore_server(server: ServerFolder, target: Path, digest: str | None) -> N
         for path in server.path.iterdir():
             _copy(path, draft / path.name)
         image = _image_of(draft / server.disk.name)
+        if image and image != digest:
+            raise _Unsound("it was rebuilt after the database was saved")
     except _Unsound as problem:
         shutil.rmtree(draft)
-        say(f"left out, since {problem}: the disk of the server {server.id}")
-        return
-    if image and image != digest:
-        shutil.rmtree(draft)
-        say(f"left out, since it was rebuilt after the database: server {server.id}")
-        return
+        say(f"not in the backup: the disk of the server {server.id}: {problem}")
+        return False
     draft.rename(target / str(server.id))
+    return True
 
 
 def _image_of(disk: Path) -> str:
@@ -327,19 +360,20 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         url, data = os.environ["DATABASE_URL"], Path(os.environ["DATA_DIR"])
-    except KeyError as missing:
-        say(f"Set {missing.args[0]} in the environment.")
+    except KeyError as unset:
+        say(f"Set {unset.args[0]} in the environment.")
         return 1
     try:
+        folder = arguments.folder.resolve()
         if arguments.what == "save":
-            saved = save(url, data, arguments.folder.resolve())
-            print(saved.backup)
-            return 1 if saved.missing else 0
-        restore(url, data, arguments.folder.resolve())
+            backup, missing = save(url, data, folder)
+            print(backup)
+        else:
+            missing = restore(url, data, folder)
     except (BackupError, OSError, psycopg.Error) as error:
         say(str(error))
         return 1
-    return 0
+    return 1 if missing else 0
 
 
 if __name__ == "__main__":

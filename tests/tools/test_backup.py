@@ -7,7 +7,7 @@ import struct
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from errno import EIO
 from io import StringIO
 from pathlib import Path
@@ -30,6 +30,7 @@ from servers import tasks
 from servers.compute import disks, process
 from servers.compute.backends import compute_for
 from servers.compute.base import ImageFile
+from servers.compute.folder import ServerFolder
 from tests.factories import AccountFactory, UserFactory
 from tests.servers.compute import guest
 from tests.servers.compute.region import needs_qemu, wait_until
@@ -81,7 +82,7 @@ class BackupTestCase(TransactionTestCase):
 
     def restore(self, saved):
         self.create_database()
-        backup.restore(self.new_url, self.fresh, saved)
+        return backup.restore(self.new_url, self.fresh, saved)
 
     def add_image(self, greeting):
         disk = self.folder / "disk"
@@ -228,8 +229,8 @@ class FilesTests(BackupTestCase):
         for data in (b"QFI", b"QFI\xfb" + b"\xff" * 100):
             with self.subTest(data):
                 disk.write_bytes(data)
-                self.restore(saved)
-                assert f"data is damaged: the disk of the server {server.pk}" in (
+                assert str(server.pk) in self.restore(saved)
+                assert f"disk of the server {server.pk}: its data is damaged" in (
                     self.said.getvalue()
                 )
                 assert list((self.fresh / "servers").iterdir()) == []
@@ -246,12 +247,37 @@ class FilesTests(BackupTestCase):
         assert f"the disk of the server {server_id}" in self.said.getvalue()
         assert list((saved.backup / "servers").iterdir()) == []
 
+    def test_one_that_is_being_worked_on_has_another_chance(self):
+        server_id = uuid4()
+        folder = ServerFolder(self.data / "servers", server_id)
+        folder.path.mkdir(parents=True)
+        folder.disk.touch(0o600)
+        save_server = backup._save_server
+        in_the_way = [True, False, True, True]
+
+        def save(server, target):
+            is_busy = in_the_way.pop(0)
+            with folder.locked(patience=0) if is_busy else nullcontext():
+                save_server(server, target)
+
+        with (
+            mock.patch("tools.backup._save_server", save),
+            mock.patch("tools.backup._PATIENCE", 0),
+        ):
+            for missing in (set(), {str(server_id)}):
+                shutil.rmtree(self.folder / "backups", ignore_errors=True)
+                saved = backup.save(self.url, self.data, self.folder / "backups")
+                assert saved.missing == missing
+                copied = saved.backup / "servers" / str(server_id) / "disk.qcow2"
+                assert copied.exists() is not bool(missing)
+        assert f"disk of the server {server_id}: Something else" in self.said.getvalue()
+
     def test_a_damaged_backup_leaves_nothing_half_restored(self):
         path = store_for("local").path(self.add_image(b"one").blob.digest)
         saved = self.save()
         [copy] = (self.folder / "backups" / "blobs").glob("??/*")
         with self.bad_sector(copy.name):
-            self.restore(saved)
+            assert self.restore(saved) == {path.stem}
         assert f"image file {path.stem}: it cannot be read" in self.said.getvalue()
         assert self.blobs(self.fresh) == {}
 
@@ -426,7 +452,7 @@ class RestoredPanelTests(BackupTestCase):
             saved / "servers" / str(self.stopped.pk), saved / "servers" / str(uuid4())
         )
         self.restore(saved)
-        assert f"rebuilt after the database: server {self.stopped.pk}" in (
+        assert f"{self.stopped.pk}: it was rebuilt after the database" in (
             self.said.getvalue()
         )
         assert list((self.fresh / "servers").iterdir()) == []
