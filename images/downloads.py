@@ -22,7 +22,7 @@ from django.views.decorators.http import require_safe
 from accounts.access import AccountRequest, link, requires
 from accounts.permissions import Capability
 from images.models import Blob, Image
-from images.stores import BlobGone, store_for
+from images.stores import StoreError, store_for
 
 CHUNK = 1 << 18
 RANGE = re.compile(r"bytes=(?P<first>\d{0,19})-(?P<last>\d{0,19})")
@@ -37,12 +37,14 @@ def download(request: AccountRequest, image_id: UUID) -> HttpResponse:
         return _refuse(request, f"{image} is {image.get_status_display()}, not Active.")
     try:
         return answer_with_data(request, image, image.blob)
-    except BlobGone as gone:
-        return _refuse(request, str(gone))
+    except StoreError as problem:
+        return _refuse(request, str(problem))
 
 
 def answer_with_data(request: HttpRequest, image: Image, blob: Blob) -> HttpResponse:
-    """The blob's bytes, or the part of them that is asked for; raises BlobGone."""
+    """The blob's bytes, or the part of them that is asked for; raises BlobGone, or
+    Unavailable.
+    """
     file = store_for(blob.backend).open(blob.digest)
     part = _asked_part(request, blob)
     # For the type checker an answer that streams is of another kind.

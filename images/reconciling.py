@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -29,14 +30,14 @@ ORPHANED_AFTER = timedelta(days=1)
 STALE_AFTER = timedelta(minutes=10)
 DAMAGED = "The image's data in the store is damaged, so nothing boots from it any more."
 GONE = "The image's data is missing in the store, so nothing boots from it any more."
-_UNKNOWN = "No file is deleted, since it is not known on which ones the disks rest."
+_UNKNOWN = "No image file is deleted, since the disks cannot be looked at."
 # More files without a row than that, and than with one: is it the right database?
 _FEW = 10
 
 
-# Tells the digests on which disks of a backend's servers rest, None while that is
-# unknown.
-Needed = Callable[[str], Collection[str] | None]
+# Tells the digests on which disks of a backend's servers rest; raises StoreError while
+# that is unknown.
+Needed = Callable[[str], Collection[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +69,11 @@ def all_findings(
             yield Finding(kind="store unavailable", subject=backend, sentence=reason)
             continue
         yield from uploads_nobody_awaits(store, before=before)
-        if (digests := needed(backend)) is None:
-            yield Finding(kind="disks unknown", subject=backend, sentence=_UNKNOWN)
+        try:
+            digests = needed(backend)
+        except StoreError as problem:
+            told = f"{_UNKNOWN} {problem}"
+            yield Finding(kind="disks unknown", subject=backend, sentence=told)
         else:
             yield from files_without_row(backend, store, digests, before=before)
         yield from images_without_file(backend, store)
@@ -269,9 +273,13 @@ def defer_admit(image: Image) -> None:
 
 
 def remove_file(backend: str, digest: str) -> None:
-    """Delete a blob's file, unless there is a row for it again."""
+    """Delete a blob's file, unless there is a row for it again. Raises StoreError while
+    an upload of the same data claims it.
+    """
     rows = Blob.objects.filter(backend=backend, digest=digest)
-    store_for(backend).delete(digest, in_use=rows.exists)
+    is_gone = store_for(backend).delete(digest, in_use=rows.exists)
+    if not is_gone and not rows.exists():
+        raise StoreError("An upload of the same data claims the file.")
 
 
 def discard_everywhere(upload_id: UUID) -> None:
@@ -293,15 +301,18 @@ def _trouble_of(store: ImageStore) -> str:
 
 
 def _is_there(store: ImageStore, blob: Blob) -> bool:
+    """As far as it is known: what the disk cannot tell just now counts as there."""
     try:
         store.path(blob.digest)
     except BlobGone:
         return False
+    except StoreError as problem:
+        log.warning("blob %s was not found: %s", blob.digest, problem.detail)
     return True
 
 
 def _release(blob: Blob, needed: Needed) -> None:
     blob.release()
-    digests = needed(blob.backend)
-    if digests is not None and blob.digest not in digests:
-        remove_file(blob.backend, blob.digest)
+    with suppress(StoreError):  # else its job tries for longer
+        if blob.digest not in needed(blob.backend):
+            remove_file(blob.backend, blob.digest)

@@ -75,10 +75,7 @@ def remove_file(backend: str, digest: str) -> None:
     """Delete an image's file that has no row any more. It stays where a disk rests on
     it, of a server that the database does not know: it may be an old backup.
     """
-    needed = _images_needed(backend)
-    if needed is None:
-        raise StoreError("It is not known on which files the disks rest.")
-    if digest in needed:
+    if digest in _images_needed(backend):
         log.error("the file %s stays, since some server's disk rests on it", digest)
         return
     images.remove_file(backend, digest)
@@ -139,12 +136,12 @@ def _all_findings(
     yield from jobs_about_nothing(before=before)
 
 
-def _images_needed(backend: str) -> set[str] | None:
+def _images_needed(backend: str) -> set[str]:
+    """Digests; raises StoreError where the disks cannot be looked at."""
     try:
         return compute_for(backend).images_needed()
     except ComputeError as error:
-        log.warning("the disks of %s cannot be looked at: %s", backend, error)
-        return None
+        raise StoreError(str(error)) from error
 
 
 def servers_nobody_knows(compute: Compute) -> Iterator[Finding]:

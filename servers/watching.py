@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from controlpanel.jobs import has_job
 from images.reconciling import Finding
-from images.stores import BlobGone, store_for
+from images.stores import BlobGone, StoreError, store_for
 from servers.compute.backends import compute_for
 from servers.compute.base import Compute, ComputeError, Observed, PowerState
 from servers.models import JOBS, Server, What
@@ -89,6 +89,8 @@ def look(compute: Compute, server: Server) -> Observed:
         if found.power_state is PowerState.SHUTDOWN:
             crashed = PowerState.CRASHED
             return replace(found, power_state=crashed, reason=_IMAGE_GONE)
+    except StoreError as problem:  # nothing can be said of the file just now
+        log.warning("the image of %s was not found: %s", server.pk, problem.detail)
     return found
 
 

@@ -124,7 +124,11 @@ def stage(request: ApiRequest, region: str, image_id: UUID) -> HttpResponse:
     summary="Fetch the data of an own image, or a part of it (Range)",
     response={200: None, 204: None},
     openapi_extra=describe(
-        416, headers={"Range": "A part of the data"}, answer=DATA, answer_type=OCTETS
+        416,
+        503,
+        headers={"Range": "A part of the data"},
+        answer=DATA,
+        answer_type=OCTETS,
     ),
 )
 @requires(Capability.EDIT_IMAGES)
@@ -143,6 +147,8 @@ def download(request: ApiRequest, region: str, image_id: UUID) -> HttpResponse:
         return answer_with_data(request, image, image.blob)
     except BlobGone as gone:
         raise NotFound(str(gone)) from None
+    except StoreError as problem:
+        raise Fault(503, str(problem), Retry_After="60") from None
 
 
 def insist_on_formats(image: Image) -> None:

@@ -183,20 +183,21 @@ class LocalStore:
 
     def open(self, digest: str) -> BinaryIO:
         try:
-            return self.path(digest).open("rb")
+            return self._find(digest).open("rb")
         except FileNotFoundError as error:
             raise _gone(digest) from error
+        except OSError as error:
+            raise Unavailable(_UNREADABLE, str(error)) from error
 
     def path(self, digest: str) -> Path:
-        for disk_format in _FORMATS:
-            path = self._blob(digest, disk_format)
-            if path.exists():
-                return path
-        raise _gone(digest)
+        try:
+            return self._find(digest)
+        except OSError as error:
+            raise Unavailable(_UNREADABLE, str(error)) from error
 
     def verify(self, digest: str) -> bool:
         try:
-            return _sums_of(self.path(digest)).sha256 == digest
+            return _sums_of(self._find(digest)).sha256 == digest
         except (BlobGone, FileNotFoundError):
             return False
         except OSError as error:
@@ -207,7 +208,7 @@ class LocalStore:
     @telling_trouble()
     def delete(self, digest: str, *, in_use: Callable[[], bool]) -> bool:
         try:
-            path = self.path(digest)
+            path = self._find(digest)
         except BlobGone:
             return True
         with _locked(path.parent):
@@ -314,6 +315,14 @@ class LocalStore:
         if not _DIGEST.fullmatch(digest):
             raise _gone(digest)
         return self.root / "blobs" / digest[:2] / f"{digest}.{disk_format}"
+
+    def _find(self, digest: str) -> Path:
+        """Raises OSError as well, where the disk cannot tell."""
+        for disk_format in _FORMATS:
+            path = self._blob(digest, disk_format)
+            if path.exists():
+                return path
+        raise _gone(digest)
 
     def _folder(self, *names: str) -> Path:
         folder = self.root.joinpath(*names)

@@ -62,20 +62,19 @@ class QemuCompute:
 
     def server_ids(self) -> set[UUID]:
         root = self._settings.folder
-        folders = {folder.id for folder in all_folders(root)}
-        return folders | process.running_in(root).keys()
+        with _telling_trouble():
+            folders = {folder.id for folder in all_folders(root)}
+            return folders | process.running_in(root).keys()
 
     def images_needed(self) -> set[str]:
-        needed = set()
-        for folder in all_folders(self._settings.folder):
-            for place in (folder.path, folder.rebuilt):
-                # One that is damaged starts from nothing.
-                missing = FileNotFoundError, NotADirectoryError
-                gone = contextlib.suppress(*missing, ComputeError)
-                with _telling_trouble(), gone:
-                    backing = disks.read_header(place / folder.disk.name).backing
-                    needed |= {Path(backing).stem} if backing else set()
-        return needed
+        with _telling_trouble():
+            folders = all_folders(self._settings.folder)
+        return {
+            Path(backing).stem
+            for folder in folders
+            for place in (folder.path, folder.rebuilt)
+            if (backing := _backing_of(folder.id, place / folder.disk.name))
+        }
 
     def spawn(self, spec: ServerSpec) -> Observed:
         self._check_available()
@@ -283,6 +282,17 @@ def _deed(folder: ServerFolder, *, patience: float = _QUEUE) -> Iterator[None]:
         life.recover(folder)
         rebuilding.put_right(folder)
         yield
+
+
+def _backing_of(server_id: UUID, disk: Path) -> str | None:
+    """The image that a disk rests on. Whoever has to mend the disk is told which."""
+    try:
+        return disks.read_header(disk).backing
+    except (FileNotFoundError, NotADirectoryError, ComputeError):
+        return None  # one that is damaged starts from nothing
+    except OSError as error:
+        why = error.strerror or error
+        raise ComputeError(f"{server_id}: its disk cannot be read ({why}).") from error
 
 
 @contextlib.contextmanager

@@ -2,9 +2,11 @@
 
 import base64
 import hashlib
+from unittest import mock
 
 from accounts.permissions import Role
 from images.models import Blob, Image
+from images.stores import Unavailable
 from tests.factories import ImageFactory, ImageShareFactory, UserFactory
 from tests.images.case import ImageTestCase, StoreMixin
 
@@ -100,6 +102,12 @@ class DownloadTests(StoreMixin, ImageTestCase):
         Blob.objects.filter(pk=self.mine.blob.pk).update(digest="0" * 64)
 
         assert self.download().status_code == 409
+
+    def test_a_disk_that_cannot_be_read_just_now_is_told(self):
+        away = mock.Mock(side_effect=Unavailable("It cannot be read at the moment."))
+        with mock.patch("images.stores.local.LocalStore.open", away):
+            answer = self.download()
+        self.assertContains(answer, "cannot be read at the moment", status_code=409)
 
     def test_bob_cannot_download_what_he_accepted(self):
         ImageShareFactory.create(image=self.mine, consumer=self.beta, accepted=True)

@@ -1,12 +1,15 @@
+import errno
 import os
 from datetime import timedelta
+from pathlib import Path
 from unittest import mock
 from uuid import uuid4
 
+import pytest
 from django.utils import timezone
 
 from images.models import Blob, Image
-from images.reconciling import GONE, all_findings, mend
+from images.reconciling import GONE, all_findings, mend, remove_file
 from images.stores import StoreError
 from images.stores.local import LocalStore
 from tests.cast import CastTestCase
@@ -41,7 +44,12 @@ class ReconcilingTestCase(StoreMixin, CastTestCase):
     def find(self, *, age=timedelta(hours=1), deep=False):
         now = timezone.now()
         about = {"before": now - age, "stale": now - age, "deep": deep}
-        return list(all_findings(needed=lambda _: self.needed, **about))
+        return list(all_findings(needed=self.needed_by_disks, **about))
+
+    def needed_by_disks(self, backend):
+        if isinstance(self.needed, StoreError):
+            raise self.needed
+        return self.needed
 
     def kinds(self, **options):
         return [finding.kind for finding in self.find(**options)]
@@ -74,7 +82,7 @@ class FindingTests(ReconcilingTestCase):
         assert self.kinds() == []
         self.make_old(path)
         assert self.kinds() == ["file without a row"]
-        self.needed = None
+        self.needed = StoreError("A server: its disk cannot be read.")
         assert self.kinds() == ["disks unknown"]
         self.needed = [self.web.blob.digest]
         [finding] = self.find()
@@ -130,14 +138,35 @@ class FindingTests(ReconcilingTestCase):
         assert len(self.files()) == 1
 
     def test_where_the_disks_are_not_known_nothing_is_deleted_and_it_is_told(self):
-        self.needed = None
-        assert self.kinds() == ["disks unknown"]
+        self.needed = StoreError("A server: its disk cannot be read.")
+        [finding] = self.find()
+        assert finding.kind == "disks unknown"
+        assert "A server: its disk cannot be read." in finding.sentence
         path = self.store.path(self.web.blob.digest)
         Image.objects.all().delete()
         Blob.objects.update(created_at=timezone.now() - timedelta(days=2))
         for finding in self.find():
             mend(finding)
         assert path.exists()
+
+    def test_a_file_that_an_upload_claims_is_tried_again(self):
+        stored = self.web.blob
+        Image.objects.all().delete()
+        Blob.objects.all().delete()
+        upload_id = uuid4()
+        claim = self.folder / "images/uploads" / f"{upload_id}.claim"
+        claim.hardlink_to(self.store.path(stored.digest))
+        with pytest.raises(StoreError, match="claims the file"):
+            remove_file("local", stored.digest)
+        self.store.discard(upload_id)
+        remove_file("local", stored.digest)
+        assert self.files() == []
+
+    def test_what_the_disk_cannot_tell_of_a_file_is_no_loss(self):
+        broken = OSError(errno.EIO, "Input/output error")
+        with mock.patch.object(Path, "exists", side_effect=broken):
+            assert self.kinds() == []
+            assert self.kinds(deep=True) == ["image with damaged data"]
 
     def test_a_row_that_nobody_uses_goes_with_its_file(self):
         Image.objects.all().delete()

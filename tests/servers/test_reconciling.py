@@ -10,7 +10,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from images.models import Image
-from images.stores import StoreError
+from images.stores import StoreError, Unavailable
 from servers import reconciling, tasks, watching
 from servers.compute import handover
 from servers.compute.base import ComputeError, PowerState, ServerBusy
@@ -129,10 +129,11 @@ class FindingTests(ReconcilingTestCase):
     def test_while_a_region_is_away_nothing_is_known_of_its_disks(self):
         away = mock.Mock(side_effect=ComputeError("The region is away."))
         path = self.add_file("ab" * 32)
-        with mock.patch.object(self.compute, "images_needed", away):
-            assert reconciling._images_needed("local") is None
-            with pytest.raises(StoreError):
-                reconciling.remove_file("local", path.stem)
+        with (
+            mock.patch.object(self.compute, "images_needed", away),
+            pytest.raises(StoreError, match="The region is away"),
+        ):
+            reconciling.remove_file("local", path.stem)
         assert path.exists()
 
     def test_a_file_on_which_an_unknown_disk_rests_outlives_its_row(self):
@@ -221,6 +222,13 @@ class ImageFileTests(ReconcilingTestCase):
         assert status == "ERROR"
         assert "file of the image" in reason
         assert self.kinds() == []
+
+    def test_nothing_is_concluded_where_the_disk_cannot_tell(self):
+        mock.patch.stopall()
+        away = mock.Mock(side_effect=Unavailable("It cannot be read."))
+        with mock.patch.object(FakeStore, "path", away):
+            tasks.reconcile(0)
+        assert self.state() == ("ACTIVE", "")
 
     def test_it_starts_again_once_the_file_is_back(self):
         self.compute.power[self.server.pk] = PowerState.SHUTDOWN

@@ -539,6 +539,15 @@ class DeleteTests(StoreCase):
             with pytest.raises(Unavailable, match="cannot be read"):
                 self.store.verify(self.digest)
 
+    def test_a_file_of_which_the_disk_tells_nothing_is_not_gone(self):
+        broken = OSError(errno.EIO, "Input/output error")
+        for verb in (self.store.path, self.store.open):
+            with (
+                patch.object(Path, "exists", side_effect=broken),
+                pytest.raises(Unavailable, match="cannot be read"),
+            ):
+                verb(self.digest)
+
     def test_names_that_are_no_digests_find_nothing(self):
         for name in ("", "../../etc/passwd", self.digest.upper(), self.digest + "\n"):
             with self.subTest(name), pytest.raises(BlobGone):

@@ -219,6 +219,22 @@ class ObserveTests(ServerTestCase):
         (self.folder / "servers" / str(uuid4())).mkdir()
         assert self.compute.images_needed() == {image.path.stem}
 
+    def test_whose_disk_cannot_be_read_is_told(self):
+        spec = self.spawn()
+        broken = OSError(errno.EIO, "Input/output error")
+        with (
+            mock.patch("servers.compute.disks.read_header", side_effect=broken),
+            pytest.raises(ComputeError, match=f"{spec.id}: its disk cannot be read"),
+        ):
+            self.compute.images_needed()
+
+    def test_a_folder_that_cannot_be_read_is_told_of_the_host(self):
+        broken = OSError(errno.EIO, "Input/output error")
+        with mock.patch("servers.compute.qemu.all_folders", side_effect=broken):
+            for verb in (self.compute.images_needed, self.compute.server_ids):
+                with pytest.raises(ComputeError, match="host has failed"):
+                    verb()
+
     def test_of_one_that_is_being_started_nothing_is_said(self):
         spec = self.spawn()
         self.kill(spec)
