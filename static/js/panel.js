@@ -36,6 +36,7 @@
     const filled = $("#dialog").textContent.trim() !== "";
     if (filled && !frame.open) {
       opener ||= document.activeElement;
+      $("#dialog-problems").replaceChildren();
       frame.showModal();
     } else if (!filled && frame.open) {
       frame.close();
@@ -164,7 +165,9 @@
         : "Uploaded. The image is being checked.";
   });
   addEventListener("beforeunload", (event) => {
-    if ($("form.htmx-request progress[data-upload]")) event.preventDefault();
+    const bar = $("form.htmx-request progress[data-upload]");
+    // When all is sent, it is the answer that leads away.
+    if (bar && bar.value < bar.max) event.preventDefault();
   });
 
   // ---- Problems: answers that htmx does not swap become a sentence.
@@ -216,6 +219,13 @@
     if (!menu) return;
     event.detail.shouldSwap = false;
     menu.addEventListener("toggle", () => asker.dispatchEvent(new Event("menu-closed")), { once: true });
+  });
+  // What was typed since an answer was asked for stays: that is asked for in a moment.
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    const { elt, parameters } = event.detail.requestConfig;
+    const box = document.activeElement;
+    if (box.type !== "search" || box.form !== elt || !event.target.contains(box)) return;
+    if (parameters[box.name] !== box.value) event.detail.shouldSwap = false;
   });
   // A poll must not take a half-filled form away when the session has ended.
   document.addEventListener("htmx:beforeOnLoad", (event) => {

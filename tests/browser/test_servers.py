@@ -3,6 +3,7 @@ one does is told in tests/servers/test_story.py.
 """
 
 import contextlib
+import re
 
 import pytest
 from playwright.sync_api import expect
@@ -80,7 +81,28 @@ def test_the_search_finds_as_bob_types_and_keeps_the_focus(cast, bob):
     expect(page.get_by_role("radio", name="apple")).to_have_count(0)
     expect(page.get_by_role("radio", name="pear")).to_be_visible()
     expect(search).to_be_focused()
-    assert "q=pea" in page.url
+    expect(page).to_have_url(re.compile("q=pea"))
+
+
+def test_what_is_typed_while_an_answer_is_awaited_stays(cast, bob):
+    for name in ["apple", "pear"]:
+        ImageFactory.create(owner=None, name=name)
+    page = bob.go(cast.beta, "servers/create/")
+    held = []
+
+    def hold(route):
+        held.append(route)
+
+    page.route("**/servers/create/?*", hold, times=1)
+    search = page.get_by_role("searchbox")
+    with page.expect_request("**/servers/create/?*"):
+        search.press_sequentially("p")
+    search.press_sequentially("ea")
+    held[0].continue_()
+
+    expect(page.get_by_role("radio", name="apple")).to_have_count(0)
+    expect(search).to_have_value("pea")
+    expect(search).to_be_focused()
 
 
 def test_another_region_has_other_images(cast, bob):
