@@ -46,7 +46,7 @@ PAGE = ROOT / "docs" / "faults.md"
 TABLE_BEGIN, TABLE_END = "<!-- table begins -->", "<!-- table ends -->"
 BATCH = 25
 # Within this many seconds everything must be at rest again, by itself.
-PATIENCE = 150
+PATIENCE = 300
 USERS = ["alice", "anna", "bob", "boris"]
 OPERATOR = "carol"
 

@@ -33,14 +33,14 @@ class Scene:
     # Lets the visitors act, or not, for so many seconds.
     load: Callable[[float], None]
     # Asked once for all that wait for it: while the panel is down, each time takes
-    # two seconds, in which nobody starts what has ended.
+    # five seconds, in which nobody starts what has ended.
     has_answered: bool | None = None
 
     def answers(self) -> bool:
-        """Whether a page that needs the database is there within two seconds."""
+        """Whether a page that needs the database is there within five seconds."""
         if self.has_answered is None:
             try:
-                page = self.browser.get(self.visitor.home + "/images/", seconds=2)
+                page = self.browser.get(self.visitor.home + "/images/", seconds=5)
                 self.has_answered = page.ok
             except Cut:
                 self.has_answered = False

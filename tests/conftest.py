@@ -23,6 +23,7 @@ def jobs_end_with_their_test(request, django_db_blocker):
     if is_committed(request):
         with django_db_blocker.unblock(), connection.cursor() as cursor:
             cursor.execute("DELETE FROM procrastinate_jobs")
+            cursor.execute("DELETE FROM procrastinate_workers")
 
 
 def is_committed(request):

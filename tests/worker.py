@@ -113,7 +113,7 @@ def _running(command, log):
 def _wait_for_an_answer(address, process, log):
     deadline = time.monotonic() + SECONDS_TO_ANSWER
     while True:
-        asking = http.client.HTTPConnection(address, timeout=10)
+        asking = http.client.HTTPConnection(address, timeout=60)
         try:
             asking.request("GET", "/identity/v3")
             asking.getresponse().read()

@@ -30,7 +30,7 @@ from tests.worker import running_worker
 
 pytestmark = [pytest.mark.qemu, needs_qemu]
 # Of a busy machine, in milliseconds: a boot, an image.
-PATIENCE = 180_000
+PATIENCE = 600_000
 
 
 @pytest.fixture

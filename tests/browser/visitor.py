@@ -6,7 +6,7 @@ from django.test import Client
 from playwright.sync_api import expect
 
 # How long a page may take, on a machine that does much else.
-SECONDS = 30
+SECONDS = 60
 # A conflict and a form with errors: answers that the pages show.
 SHOWN = {409, 413, 422}
 # How Chromium and htmx tell of an answer, which is judged by its status instead, and

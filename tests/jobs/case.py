@@ -14,7 +14,7 @@ from django.db import connection
 from procrastinate.contrib.django.models import ProcrastinateJob
 from psycopg.conninfo import make_conninfo
 
-PATIENCE = 60  # seconds; usually it takes a second
+PATIENCE = 300  # seconds; usually it takes a second
 
 
 def empty_queues() -> None:

@@ -64,7 +64,7 @@ class FakeCompute:
 
     def spawn(self, spec: ServerSpec) -> Observed:
         self.at_spawn.set()
-        assert self.may_spawn.wait(10)
+        assert self.may_spawn.wait(60)
         self._do("spawn")
         self.specs[spec.id] = spec
         self.power[spec.id] = PowerState.RUNNING
@@ -100,7 +100,7 @@ class FakeCompute:
 
     def rebuild(self, spec: ServerSpec, *, order: UUID) -> None:
         self.at_spawn.set()
-        assert self.may_spawn.wait(10)
+        assert self.may_spawn.wait(60)
         self._do("rebuild")
         self.specs[spec.id] = spec
         self.orders[spec.id] = order

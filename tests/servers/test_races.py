@@ -183,7 +183,7 @@ class SimultaneousTests(FakeComputeMixin, TransactionTestCase):
         builder = threading.Thread(target=build)
         revoker = threading.Thread(target=revoke)
         builder.start()
-        assert self.compute.at_spawn.wait(10)
+        assert self.compute.at_spawn.wait(60)
         revoker.start()
         assert not revoked.wait(0.5)
         self.compute.may_spawn.set()
@@ -208,7 +208,7 @@ class SimultaneousTests(FakeComputeMixin, TransactionTestCase):
 
         def delete():
             """While the disk is being made, and not done before that is."""
-            assert self.compute.at_spawn.wait(10)
+            assert self.compute.at_spawn.wait(60)
             threading.Timer(0.5, self.compute.may_spawn.set).start()
             image.delete_with_shares(by=self.bob)
 

@@ -340,6 +340,7 @@ class ReconcileTests(TaskTestCase):
 
     def test_a_prompt_of_before_the_reboot_does_not_count(self):
         server = self.active()
+        Server.objects.update(started_at=timezone.now() + timedelta(minutes=1))
         self.compute.consoles[server.pk] = "web-1 login: "
 
         self.reconcile(server)

@@ -346,7 +346,7 @@ class FilesTests(BackupTestCase):
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=300,
         )
 
 

@@ -16,7 +16,7 @@ from tools import tiny_linux
 from tools.tiny_linux import TinyLinuxError, base_image, build
 
 PASSWORD = "correct horse"
-SECONDS_TO_BOOT = 120
+SECONDS_TO_BOOT = 600
 
 
 @pytest.mark.qemu

@@ -31,7 +31,7 @@ def write_image(path, *, greeting=GREETING, obedient=True, at_once=False):
 
 def to_qcow2(raw, path):
     command = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, path]
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(command, check=True, timeout=300)
     path.chmod(0o444)
     return path
 
@@ -40,22 +40,23 @@ def read_disk(path):
     """The content of a qcow2 file that stands alone."""
     raw = path.with_suffix(".content")
     command = ["qemu-img", "convert", "-f", "qcow2", "-O", "raw", path, raw]
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(command, check=True, timeout=300)
     content = raw.read_bytes()
     raw.unlink()
     return content
 
 
 def _boot_sector(*, obedient, at_once):
+    button = 0x0100 if obedient else 0
     start = bytes.fromhex(
         "31c0 8ed8 8ec0 8ed0 bc007c"  # xor ax,ax; ds = es = ss = ax; sp = 0x7c00
         "bb007e b80102 b90200 30f6 cd13"  # read sector 1 to 0x7e00
         "b80103 b90300 cd13"  # write it to sector 2
+        # Who has read the greeting may press the button, so it is enabled first.
+        "ba0206 b8" + button.to_bytes(2, "little").hex() + "ef"
         "be007e"  # si = the greeting
     )
-    button = 0x0100 if obedient else 0
     wait = bytes.fromhex(
-        "ba0206 b8" + button.to_bytes(2, "little").hex() + "ef"  # enable the button
         "fb"  # interrupts on, so that the timer ends each halt
         "f4 ba0006 ed f6c401 74f6"  # halt until the button's bit is set
     )

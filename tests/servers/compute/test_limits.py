@@ -92,8 +92,8 @@ class ProgramTests(unittest.TestCase):
         self.put_in_the_place_of_qemu_img(f"echo $$ > {self.folder}/pid; exec sleep 60")
         disk = self.folder / "disk.qcow2"
         with (
-            mock.patch.object(disks, "_SECONDS", 0.5),
-            pytest.raises(ComputeError, match=r"took longer than 0\.5 seconds"),
+            mock.patch.object(disks, "_SECONDS", 3),
+            pytest.raises(ComputeError, match="took longer than 3 seconds"),
         ):
             create_overlay(disk, ImageFile(path=self.image, format="raw"), 1)
 

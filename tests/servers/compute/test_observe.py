@@ -250,7 +250,7 @@ class ObserveTests(ServerTestCase):
         assert seen.power_state is PowerState.RUNNING
         assert "does not answer" in seen.reason
         os.kill(self.pid(spec), signal.SIGCONT)
-        assert self.compute.observe(spec.id).reason == ""
+        self.wait_until_it_answers(spec)
 
     def test_a_state_that_cannot_be_read_is_written_anew(self):
         spec, other = self.spawn(), self.spawn()

@@ -64,7 +64,7 @@ class MonitorTests(unittest.TestCase):
         self.addCleanup(thread.join)
 
     def test_who_is_greeted_and_not_heard_comes_again(self):
-        self.enterContext(mock.patch.object(qmp, "_UNHEARD", 0.1))
+        self.enterContext(mock.patch.object(qmp, "_UNHEARD", 1))
         for what in (b"", b'{"QMP": {}}\r\n'):
             with self.subTest(what):
                 self.hear_the_second_client(what_the_first_gets=what)
@@ -90,11 +90,10 @@ class MonitorTests(unittest.TestCase):
         self.answer_with(
             b'{"event": "STOP"}\n{"return": 1, "id": "old"}\n{"return": 1}\n'
         )
-        with (
-            Monitor(self.folder, patience=0.2) as monitor,
-            pytest.raises(MonitorGone, match="no answer in time"),
-        ):
-            monitor.execute("query-jobs")
+        with Monitor(self.folder) as monitor:
+            monitor._patience = 0.2
+            with pytest.raises(MonitorGone, match="no answer in time"):
+                monitor.execute("query-jobs")
 
     def test_nonsense_is_not_trusted(self):
         self.answer_with(b"{nonsense\n")

@@ -114,7 +114,7 @@ class KilledWorkerTests(RegionTestCase):
 
     def settle_running(self, spec):
         assert self.compute.observe(spec.id).power_state is PowerState.RUNNING
-        assert self.compute.observe(spec.id).reason == ""
+        self.wait_until_it_answers(spec)
         assert len(processes(spec)) == 1
         self.compute.destroy(spec.id)
         self.settle_gone(spec)
