@@ -32,7 +32,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 from uuid import UUID
@@ -212,13 +212,22 @@ def _copy_blob(source: Path, target: Path) -> None:
 def _copy(source: Path, target: Path) -> str:
     """Returns the digest of what was copied; raises _Unsound if it cannot be read."""
     digest = hashlib.sha256()
-    with source.open("rb") as original, target.open("xb") as copy:
+    with _open(source) as original, target.open("xb") as copy:
         while chunk := _read(original):
             digest.update(chunk)
             copy.write(chunk)
     shutil.copymode(source, target)
     _sync(target)
     return digest.hexdigest()
+
+
+def _open(source: Path) -> BinaryIO:
+    try:
+        return source.open("rb")
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _Unsound(f"it cannot be read ({error.strerror})") from error
 
 
 def _read(stream: BinaryIO) -> bytes:
@@ -274,7 +283,7 @@ def _save_server(server: ServerFolder, target: Path) -> None:
         target.mkdir(parents=True, mode=0o700)
         try:
             for name in _KEPT:
-                if (server.path / name).exists():
+                with suppress(FileNotFoundError):
                     _copy(server.path / name, target / name)
         except BaseException:
             shutil.rmtree(target)

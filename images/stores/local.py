@@ -175,7 +175,7 @@ class LocalStore:
             try:
                 upload_id = UUID(path.stem)
                 then = path.stat().st_mtime
-            except (ValueError, FileNotFoundError):
+            except (ValueError, OSError):  # not ours, gone, or the disk cannot tell
                 continue
             changed[upload_id] = max(then, changed.get(upload_id, 0))
         for upload_id, then in changed.items():
@@ -221,7 +221,8 @@ class LocalStore:
 
     def files(self) -> Iterator[StoredFile]:
         for path in sorted(self._folder("blobs").glob("??/*")):
-            with suppress(FileNotFoundError):
+            # Gone, or the disk cannot tell: what is not named here is left alone.
+            with suppress(OSError):
                 found = path.stat()
                 changed_at = datetime.fromtimestamp(found.st_mtime, UTC)
                 yield StoredFile(path.stem, changed_at, found.st_nlink > 1)
@@ -320,7 +321,8 @@ class LocalStore:
         """Raises OSError as well, where the disk cannot tell."""
         for disk_format in _FORMATS:
             path = self._blob(digest, disk_format)
-            if path.exists():
+            with suppress(FileNotFoundError, NotADirectoryError):
+                path.stat()
                 return path
         raise _gone(digest)
 

@@ -165,10 +165,11 @@
         : "Uploaded. The image is being checked.";
   });
   addEventListener("beforeunload", (event) => {
-    const bar = $("form.htmx-request progress[data-upload]");
-    // When all is sent, it is the answer that leads away.
-    if (bar && bar.value < bar.max) event.preventDefault();
+    if ($("form.htmx-request:not([data-answered]) progress[data-upload]")) event.preventDefault();
   });
+  // Until the answer is there, all can be lost; then it is the answer that leads away.
+  document.addEventListener("htmx:beforeRequest", (event) => delete event.target.dataset.answered);
+  document.addEventListener("htmx:beforeOnLoad", (event) => (event.target.dataset.answered = ""));
 
   // ---- Problems: answers that htmx does not swap become a sentence.
   const sentences = {
@@ -223,8 +224,8 @@
   // What was typed since an answer was asked for stays: that is asked for in a moment.
   document.addEventListener("htmx:beforeSwap", (event) => {
     const { elt, parameters } = event.detail.requestConfig;
-    const box = document.activeElement;
-    if (box.type !== "search" || box.form !== elt || !event.target.contains(box)) return;
+    const box = elt.matches("form[role=search]") && $("input[type=search]", elt);
+    if (!box || !event.target.contains(box)) return;
     if (parameters[box.name] !== box.value) event.detail.shouldSwap = false;
   });
   // A poll must not take a half-filled form away when the session has ended.

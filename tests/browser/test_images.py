@@ -27,6 +27,18 @@ def alice(visit, cast):
     return visit(cast.alice)
 
 
+# Whether the browser would ask before it leaves, all being sent and not yet answered.
+WOULD_ASK = """
+() => {
+    const bar = document.querySelector("progress[data-upload]");
+    bar.value = bar.max;
+    const leaving = new Event("beforeunload", {cancelable: true});
+    dispatchEvent(leaving);
+    return leaving.defaultPrevented;
+}
+"""
+
+
 def expect_names(alice, *names):
     expect(alice.page.locator("tbody th bdi")).to_have_text(names)
 
@@ -87,11 +99,12 @@ class UploadTests:
 
         expect(bar).to_be_visible()
         expect(alice.page.get_by_text("of 8 MiB")).to_be_visible()
+        assert alice.page.evaluate(WOULD_ASK) is True
         network.send(
             "Network.emulateNetworkConditions", SLOW | {"uploadThroughput": -1}
         )
         expect(alice.page.get_by_role("heading", name="disk.raw")).to_be_visible()
-        assert asked == []  # nothing is lost by leaving the form now
+        assert asked == []  # the answer leads away, and nothing is lost
 
     def test_a_wrong_file_is_refused_beside_the_field_and_the_rest_is_kept(
         self, alice, cast, tmp_path

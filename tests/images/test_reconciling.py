@@ -163,8 +163,15 @@ class FindingTests(ReconcilingTestCase):
         assert self.files() == []
 
     def test_what_the_disk_cannot_tell_of_a_file_is_no_loss(self):
-        broken = OSError(errno.EIO, "Input/output error")
-        with mock.patch.object(Path, "exists", side_effect=broken):
+        path, stat = self.store.path(self.web.blob.digest), Path.stat
+        self.make_old(path)
+
+        def stat_badly(asked, **options):
+            if asked == path:
+                raise OSError(errno.EIO, "Input/output error")
+            return stat(asked, **options)
+
+        with mock.patch.object(Path, "stat", stat_badly):
             assert self.kinds() == []
             assert self.kinds(deep=True) == ["image with damaged data"]
 

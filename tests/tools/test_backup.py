@@ -204,6 +204,17 @@ class FilesTests(BackupTestCase):
         assert (saved.backup / "database").is_file()
         assert "cannot be read (I/O error)" in self.said.getvalue()
 
+    def test_one_that_cannot_even_be_opened_is_named(self):
+        digest = "ab" * 32
+        path = self.data / "images" / "blobs" / "ab" / f"{digest}.raw"
+        folder = ServerFolder(self.data / "servers", uuid4())
+        for link in (path, folder.disk):
+            link.parent.mkdir(parents=True)
+            link.symlink_to(link)
+        saved = backup.save(self.url, self.data, self.folder / "backups")
+        assert saved.missing == {digest, str(folder.id)}
+        assert (saved.backup / "database").is_file()
+
     def test_one_that_was_killed_is_in_nobody_s_way(self):
         path = store_for("local").path(self.add_image(b"one").blob.digest)
         draft = self.folder / "backups" / "blobs" / path.stem[:2] / f"{path.name}.new"

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -540,13 +541,27 @@ class DeleteTests(StoreCase):
                 self.store.verify(self.digest)
 
     def test_a_file_of_which_the_disk_tells_nothing_is_not_gone(self):
-        broken = OSError(errno.EIO, "Input/output error")
-        for verb in (self.store.path, self.store.open):
-            with (
-                patch.object(Path, "exists", side_effect=broken),
-                pytest.raises(Unavailable, match="cannot be read"),
-            ):
-                verb(self.digest)
+        with self.broken_inode(self.digest):
+            for verb in (self.store.path, self.store.open):
+                with pytest.raises(Unavailable, match="cannot be read"):
+                    verb(self.digest)
+            assert not self.store.verify(self.digest)
+            assert list(self.store.files()) == []
+        with self.broken_inode(str(self.upload_id)):
+            assert list(self.store.uploads()) == []
+        assert len(list(self.store.files())) == len(list(self.store.uploads())) == 1
+
+    @contextmanager
+    def broken_inode(self, name):
+        stat = Path.stat
+
+        def stat_badly(path, **options):
+            if name in path.name:
+                raise OSError(errno.EIO, "Input/output error")
+            return stat(path, **options)
+
+        with patch.object(Path, "stat", stat_badly):
+            yield
 
     def test_names_that_are_no_digests_find_nothing(self):
         for name in ("", "../../etc/passwd", self.digest.upper(), self.digest + "\n"):
